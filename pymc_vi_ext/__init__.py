@@ -1,0 +1,53 @@
+"""Variational inference for PyMC that is fast on every backend.
+
+The public names load on first use, so that ``import pymc_vi_ext`` itself stays light.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> module that defines it
+_EXPORTS = {
+    "ADVI": "inference",
+    "ASVGD": "inference",
+    "Comparison": "comparison",
+    "FitReport": "results",
+    "FullRankADVI": "inference",
+    "SVGD": "inference",
+    "StopReason": "results",
+    "compare": "comparison",
+    "fit": "fitting",
+    "to_datatree": "results",
+}
+_MODULES = ("comparison", "diagnostics", "engine", "inference", "plots", "tracking", "zoo")
+
+__all__ = ["__version__", *sorted(_EXPORTS)]
+
+if TYPE_CHECKING:
+    from pymc_vi_ext.comparison import Comparison as Comparison
+    from pymc_vi_ext.comparison import compare as compare
+    from pymc_vi_ext.fitting import fit as fit
+    from pymc_vi_ext.inference import ADVI as ADVI
+    from pymc_vi_ext.inference import ASVGD as ASVGD
+    from pymc_vi_ext.inference import SVGD as SVGD
+    from pymc_vi_ext.inference import FullRankADVI as FullRankADVI
+    from pymc_vi_ext.results import FitReport as FitReport
+    from pymc_vi_ext.results import StopReason as StopReason
+    from pymc_vi_ext.results import to_datatree as to_datatree
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS, *_MODULES})

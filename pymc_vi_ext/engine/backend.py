@@ -1,0 +1,79 @@
+"""The choice between the engines."""
+
+import warnings
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from pymc_vi_ext.engine.program import StepProgram
+from pymc_vi_ext.errors import UnknownNameError
+
+BACKENDS = ("auto", "jax", "numba", "c")
+
+
+class Loop(Protocol):
+    """What an engine offers to the one loop of the package."""
+
+    backend: str
+    compile_s: float
+
+    def run(self, n: int) -> np.ndarray | None:
+        """Take up to `n` steps, fewer after a NaN; losses in nats, or None without a loss."""
+
+    def write_back(self) -> None:
+        """Bring the shared variables up to date."""
+
+
+def make_loop(
+    program: StepProgram,
+    backend: str | None = "auto",
+    compile_kwargs: Mapping[str, Any] | None = None,
+) -> Loop:
+    """Compile `program` for `backend`.
+
+    Parameters
+    ----------
+    program : StepProgram
+    backend : {"auto", "jax", "numba", "c"}, optional
+        "auto" (also None) takes JAX, and numba for a model with an Op that JAX lacks.
+    compile_kwargs : mapping, optional
+        For :func:`pytensor.function`; asks for a PyTensor backend.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such backend.
+    UnsupportedOpError
+        With ``backend="jax"``, if the model has an Op that JAX cannot run.
+
+    Warns
+    -----
+    UserWarning
+        With "auto", once, if numba stands in for JAX.
+    """
+    backend = (backend or "auto").lower()
+    if backend not in BACKENDS:
+        raise UnknownNameError("backend", backend, BACKENDS)
+    if backend == "jax" or (backend == "auto" and not compile_kwargs):
+        # Imported on use: JAX takes half a second and sets its own global state.
+        from pymc_vi_ext.engine.jax_loop import JaxLoop
+        from pymc_vi_ext.engine.jax_step import UnsupportedOpError
+
+        if compile_kwargs:
+            raise ValueError(
+                'compile_kwargs are for PyTensor\'s own backends: pass backend="numba" or "c".'
+            )
+        try:
+            return JaxLoop(program)
+        except UnsupportedOpError as error:
+            if backend == "jax":
+                error.add_note('backend="numba" and backend="c" run every Op.')
+                raise
+            warnings.warn(f"{error} Fitting with numba instead.", stacklevel=2)
+            backend = "numba"
+
+    from pymc_vi_ext.engine.pytensor_loop import PyTensorLoop
+
+    return PyTensorLoop(program, "numba" if backend == "auto" else backend, compile_kwargs)

@@ -1,0 +1,157 @@
+"""Many optimisation steps inside one XLA program."""
+
+import time
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytensor
+
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.tensor.random.type import RandomType
+
+from pymc_vi_ext.engine.jax_step import JaxStep, gives_shape, jax_step
+from pymc_vi_ext.engine.keys import generator_from_key, key_from_generator
+from pymc_vi_ext.engine.program import StepProgram
+
+# Longest run of steps in one call, and so the size of the loss buffer: the call's own cost (some
+# tens of microseconds) disappears in it.
+CAPACITY = 16_384
+
+
+class JaxLoop:
+    """Run a :class:`StepProgram` as a loop inside XLA.
+
+    The number of steps is an argument of the compiled loop, so that every number of steps runs
+    the same executable. The state stays on the device between calls; :meth:`write_back` stores it
+    in PyMC's shared variables as NumPy values. Shared variables set from outside between two
+    calls (``pm.set_data``, a callback) are read again, and another shape compiles again.
+
+    Parameters
+    ----------
+    program : StepProgram
+
+    Attributes
+    ----------
+    compile_s : float
+        Seconds spent on compilation (XLA's and the lowering to it) so far.
+
+    Raises
+    ------
+    UnsupportedOpError
+        If an Op of the step has no JAX implementation, naming it.
+    """
+
+    backend = "jax"
+
+    def __init__(self, program: StepProgram):
+        self._program = program
+        self._shared = [*program.state, *program.data]
+        self._scored = program.loss is not None
+        self._x64 = pytensor.config.floatX == "float64"
+        self._signature: Any = None
+        self.compile_s = 0.0
+        with jax.enable_x64(self._x64):
+            self._load()
+
+    def run(self, n: int) -> np.ndarray | None:
+        """Take up to `n` steps; stop right after a step whose loss is NaN.
+
+        Returns
+        -------
+        array of shape (steps taken,) or None
+            Loss of each step in nats, None where the program has no loss.
+        """
+        losses = [np.empty(0)]
+        with jax.enable_x64(self._x64):
+            while n > 0:
+                if self._changed_outside():
+                    self._load()
+                asked = min(n, CAPACITY)
+                taken, *self._carry = self._loop(*self._carry, self._data, np.int32(asked))
+                done = int(taken)
+                losses.append(np.array(self._carry[1])[:done])
+                n -= asked
+                if done < asked:
+                    break
+        return np.concatenate(losses) if self._scored else None
+
+    def write_back(self) -> None:
+        """Store parameters, optimizer state and random generators in the shared variables."""
+        for variable, value in zip(self._program.state, self._carry[0], strict=True):
+            if isinstance(variable.type, RandomType):
+                new = generator_from_key(value["jax_state"])
+            else:
+                new = np.array(value)
+            variable.set_value(new, borrow=True)
+        self._seen = self._storages()
+
+    def _storages(self) -> list[Any]:
+        return [v.container.storage[0] for v in self._shared]
+
+    def _changed_outside(self) -> bool:
+        return any(new is not old for new, old in zip(self._storages(), self._seen, strict=True))
+
+    def _load(self) -> None:
+        """Bring the shared values to the device; compile where shapes ask for it."""
+        self._seen = self._storages()
+        started = time.perf_counter()
+        signature = [_signature(v) for v in self._shared]
+        if stale := signature != self._signature:
+            self._step: JaxStep = jax_step(self._program)
+        self._data = [*map(_to_device, self._step.arrays), *map(jax.device_put, self._step.constants)]
+        state = [_to_device(v) for v in self._program.state]
+        buffer = jax.device_put(np.zeros(CAPACITY if self._scored else 0, pytensor.config.floatX))
+        self._carry = [state, buffer]
+        if stale:
+            self._loop = _compile(self._step, self._scored, state, buffer, self._data)
+            self._signature = signature
+            self.compile_s += time.perf_counter() - started
+
+
+def _compile(step: JaxStep, scored: bool, state: list, buffer: jax.Array, data: list) -> Any:
+    def loop(state: list, buffer: jax.Array, data: list, n: jax.Array) -> tuple:
+        def going_on(carry: tuple) -> jax.Array:
+            i, ok, *_ = carry
+            return ok & (i < n)
+
+        def body(carry: tuple) -> tuple:
+            i, ok, state, buffer = carry
+            # RNG states are dictionaries which PyTensor's dispatch changes in place.
+            arguments = [dict(s) if isinstance(s, dict) else s for s in state]
+            outputs = step.function(*arguments, *data)
+            new = [_as(value, old) for value, old in zip(outputs, state, strict=False)]
+            if scored:
+                loss = jnp.asarray(outputs[-1], buffer.dtype).reshape(())
+                buffer = buffer.at[i].set(loss)
+                ok = ~jnp.isnan(loss)
+            return i + 1, ok, new, buffer
+
+        taken, _, state, buffer = jax.lax.while_loop(
+            going_on, body, (jnp.int32(0), jnp.bool(True), state, buffer)
+        )
+        return taken, state, buffer
+
+    return jax.jit(loop, donate_argnums=(0, 1)).lower(state, buffer, data, jnp.int32(0)).compile()
+
+
+def _as(value: Any, like: Any) -> Any:
+    """Keep the type that the loop started with (JAX promotes differently from PyTensor)."""
+    return value if isinstance(like, dict) else jnp.asarray(value, like.dtype).reshape(like.shape)
+
+
+def _to_device(variable: SharedVariable) -> Any:
+    value = variable.get_value(borrow=True)
+    if isinstance(variable.type, RandomType):
+        return {"jax_state": key_from_generator(value)}
+    # A copy: JAX may use NumPy's own memory, and the loop overwrites its state.
+    return jax.device_put(np.array(value))
+
+
+def _signature(variable: SharedVariable) -> Any:
+    if isinstance(variable.type, RandomType):
+        return None
+    value = variable.get_value(borrow=True)
+    return value.item() if gives_shape(variable) else np.shape(value)

@@ -1,0 +1,140 @@
+"""From a :class:`StepProgram` to a JAX function."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import pytensor
+
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Apply, Constant, Variable
+from pytensor.graph.fg import FunctionGraph
+from pytensor.graph.op import Op
+from pytensor.graph.replace import clone_replace
+from pytensor.link.jax.dispatch import jax_funcify, jax_typify
+from pytensor.link.utils import fgraph_to_python
+from pytensor.tensor.random.op import RandomVariable
+from pytensor.tensor.random.type import RandomType
+from pytensor.tensor.type import TensorType
+
+from pymc_vi_ext.engine.program import StepProgram
+
+# Larger constants become arguments: XLA folds what it finds inside a program, at compile time.
+_LARGEST_CONSTANT = 4_096  # bytes
+
+
+class UnsupportedOpError(NotImplementedError):
+    """The step needs an Op that JAX cannot run.
+
+    Attributes
+    ----------
+    op : str
+        Name of the Op.
+    """
+
+    def __init__(self, op: Op, cause: Exception):
+        self.op = str(op)
+        reason = str(cause).strip().split("\n")[0] or type(cause).__name__
+        super().__init__(f"The Op {self.op} of this model cannot run on JAX ({reason}).")
+
+
+@dataclass(frozen=True)
+class JaxStep:
+    """A step as a JAX function.
+
+    Attributes
+    ----------
+    function : callable
+        ``function(*state, *arrays, *constants) -> (*state, loss)``, without the loss where the
+        program has none.
+    arrays : list of SharedVariable
+        The program's data that are arguments. The rest, integers that give shapes, are part of
+        the function with the values they have now.
+    constants : list of array
+        Large constants of the graph.
+    """
+
+    function: Callable[..., Any]
+    arrays: list[SharedVariable]
+    constants: list[np.ndarray]
+
+
+def jax_step(program: StepProgram) -> JaxStep:
+    """Lower `program` to JAX, with the shapes its shared variables have now.
+
+    Raises
+    ------
+    UnsupportedOpError
+        If an Op has no JAX implementation, naming the Op.
+    """
+    static = [v for v in program.data if gives_shape(v)]
+    arrays = [v for v in program.data if not gives_shape(v)]
+    inputs = {v: _static_input(v) for v in [*program.state, *arrays]}
+    values = {v: v.type.constant_type(v.type, v.get_value()) for v in static}
+    outputs = clone_replace(program.outputs, replace=inputs | values, rebuild_strict=False)
+    graph = FunctionGraph(list(inputs.values()), outputs, clone=True)
+    # Rewriting evaluates constants. Without a C++ compiler that is Python, at once.
+    with pytensor.config.change_flags(cxx="", traceback__limit=0):
+        program.mode("JAX").optimizer.rewrite(graph)
+    constants = _constants_to_inputs(graph)
+    function = fgraph_to_python(graph, _funcify, type_conversion_fn=_constant)
+    return JaxStep(function, arrays, constants)
+
+
+def _funcify(op: Op, node: Apply | None = None, **kwargs: Any) -> Callable[..., Any]:
+    """Dispatch as PyTensor does, naming an Op that fails, and draw random numbers once."""
+    try:
+        function = jax_funcify(op, node=node, **kwargs)
+    except NotImplementedError as error:
+        raise UnsupportedOpError(op, error) from error
+
+    def traced(*args: Any) -> Any:
+        try:
+            result = function(*args)
+        except Exception as error:
+            raise UnsupportedOpError(op, error) from error
+        if isinstance(op, RandomVariable):
+            # Without the barrier XLA draws again inside every operation that uses the draw.
+            rng, draw = result
+            return rng, jax.lax.optimization_barrier(draw)
+        return result
+
+    return traced
+
+
+def _constant(data: Any, **kwargs: Any) -> Any:
+    """Bring a constant to JAX. PyTensor's own way compiles a copy kernel per shape."""
+    if isinstance(data, np.ndarray) and data.ndim:
+        return jax.device_put(data)
+    return jax_typify(data, **kwargs)
+
+
+def gives_shape(variable: SharedVariable) -> bool:
+    """Tell whether `variable` is an integer scalar, of which shapes may be made."""
+    value = variable.get_value(borrow=True)
+    return np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.integer)
+
+
+def _static_input(variable: SharedVariable) -> Variable:
+    """Return an input of the shared variable's type with the shape of its value."""
+    if isinstance(variable.type, RandomType):
+        return variable.type(name=variable.name)
+    shape = np.shape(variable.get_value(borrow=True))
+    return variable.type.clone(shape=shape)(name=variable.name)
+
+
+def _constants_to_inputs(graph: FunctionGraph) -> list[np.ndarray]:
+    large = [
+        v
+        for v in graph.variables
+        if isinstance(v, Constant)
+        and isinstance(v.type, TensorType)
+        and np.asarray(v.data).nbytes > _LARGEST_CONSTANT
+    ]
+    for constant in large:
+        argument = constant.type(name=constant.name)
+        graph.add_input(argument)
+        graph.replace(constant, argument, import_missing=True)
+    return [np.asarray(v.data) for v in large]

@@ -1,0 +1,149 @@
+"""One optimisation step of any PyMC inference as a pure function of its state."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from pymc.pytensorf import collect_default_updates, reseed_rngs
+from pymc.variational.inference import Inference
+from pytensor.compile.mode import Mode, get_mode
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Variable
+from pytensor.graph.traversal import graph_inputs
+from pytensor.tensor.random.type import RandomType
+
+from pymc_vi_ext.engine.vectorize import vectorized
+
+
+class StepProgram:
+    """A step ``(state, data) -> (state, loss)`` as a PyTensor graph, for an engine to run.
+
+    PyMC writes one step of a variational method as updates of shared variables. The program
+    sorts these variables by role and knows nothing of the method, the family or the backend.
+
+    Parameters
+    ----------
+    updates : mapping of SharedVariable to Variable
+        The next value of everything that a step changes, random generators excepted: their
+        updates are found in the graph.
+    loss : Variable, optional
+        Scalar loss of the step in nats (the negative ELBO for KL objectives), None for methods
+        that have none.
+    optimizer_state : iterable of SharedVariable
+        Those of `updates` that :meth:`restart` puts back to their values of now.
+    check_bounds : bool
+        Whether parameters outside their support give a log density of minus infinity (as
+        ``pm.Model(check_bounds=...)``).
+
+    Attributes
+    ----------
+    state : list of SharedVariable
+        What a step carries: parameters, optimizer state, random generators.
+    data : list of SharedVariable
+        What a step only reads, ``pm.Data`` for instance.
+    """
+
+    def __init__(
+        self,
+        updates: Mapping[SharedVariable, Variable],
+        loss: Variable | None = None,
+        *,
+        optimizer_state: Iterable[SharedVariable] = (),
+        check_bounds: bool = True,
+    ):
+        self.loss = loss
+        updates = dict(updates)
+        outputs = [*updates.values(), *self._loss]
+        shared = [v for v in graph_inputs(outputs) if isinstance(v, SharedVariable)]
+        for variable in shared:
+            default = getattr(variable, "default_update", None)
+            if default is not None:
+                updates.setdefault(variable, default)
+        updates |= {
+            rng: new
+            for rng, new in collect_default_updates(inputs=[], outputs=outputs).items()
+            if rng not in updates
+        }
+        self.updates = updates
+        self.check_bounds = check_bounds
+        self.state = list(updates)
+        self.data = [
+            v
+            for v in dict.fromkeys(graph_inputs(self.outputs))
+            if isinstance(v, SharedVariable) and v not in updates
+        ]
+        self.rngs = [v for v in self.state if isinstance(v.type, RandomType)]
+        self._optimizer_start = {v: v.get_value() for v in optimizer_state}
+
+    @classmethod
+    def from_inference(
+        cls, inference: Inference, *, score: bool = True, **kwargs: Any
+    ) -> "StepProgram":
+        """Build the program of one step of `inference`.
+
+        Parameters
+        ----------
+        inference : pymc.Inference
+            ADVI, FullRankADVI, SVGD, ASVGD, or a ``KLqp``/``ImplicitGradient`` over any groups.
+        score : bool
+            Whether the step returns its loss. Ignored for objectives that have none.
+        **kwargs
+            As :meth:`pymc.variational.opvi.ObjectiveFunction.updates`: `obj_n_mc`,
+            `obj_optimizer`, `more_updates`, `more_replacements`, `total_grad_norm_constraint` ...
+
+        Returns
+        -------
+        StepProgram
+
+        Examples
+        --------
+        >>> import pymc as pm
+        >>> from pymc_vi_ext.engine import StepProgram
+        >>> with pm.Model():
+        ...     x = pm.Normal("x")
+        ...     program = StepProgram.from_inference(pm.ADVI(), obj_optimizer=pm.adam())
+        >>> [variable.name for variable in program.state[:3]]
+        [None, None, 'mu']
+        """
+        objective = vectorized(inference.objective, kwargs.get("obj_n_mc"))
+        updates = objective.updates(**kwargs)
+        owned_by_user = {
+            *inference.approx.params,
+            *objective.test_params,
+            *(kwargs.get("more_updates") or ()),
+            *(kwargs.get("more_obj_params") or ()),
+            *(kwargs.get("more_tf_params") or ()),
+        }
+        return cls(
+            updates,
+            updates.loss if score else None,
+            optimizer_state=[v for v in updates if v not in owned_by_user],
+            check_bounds=inference.approx.model.check_bounds,
+        )
+
+    @property
+    def _loss(self) -> list[Variable]:
+        return [] if self.loss is None else [self.loss]
+
+    @property
+    def outputs(self) -> list[Variable]:
+        """The next state, in the order of `state`, and then the loss where there is one."""
+        return [*self.updates.values(), *self._loss]
+
+    def mode(self, mode: Mode | str, *rewrites: str) -> Mode:
+        """Return PyTensor's `mode` with PyMC's treatment of parameter checks, and `rewrites`."""
+        check = (
+            "local_check_parameter_to_ninf_switch"
+            if self.check_bounds
+            else "local_remove_check_parameter"
+        )
+        base = get_mode(mode)
+        return Mode(base.linker, base.provided_optimizer.including(check, *rewrites))
+
+    def restart(self, seed: int) -> None:
+        """Put the optimizer back to its start and seed the random generators, in place."""
+        for variable, value in self._optimizer_start.items():
+            variable.set_value(np.copy(value))
+        if self.rngs:
+            reseed_rngs(self.rngs, seed)

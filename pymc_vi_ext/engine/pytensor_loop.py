@@ -1,0 +1,82 @@
+"""Steps through a compiled PyTensor function, for the backends numba and C."""
+
+import time
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytensor
+
+from pymc_vi_ext.engine.program import StepProgram
+
+# names of the backends -> PyTensor's names of their modes
+_MODES = {"numba": "numba", "c": "cvm"}
+
+
+class PyTensorLoop:
+    """Run a :class:`StepProgram` one compiled call a step.
+
+    The shared variables themselves are the state, so there is nothing to write back.
+
+    Parameters
+    ----------
+    program : StepProgram
+    backend : {"numba", "c"}
+    compile_kwargs : mapping, optional
+        For :func:`pytensor.function`; a ``mode`` there takes the place of the backend's.
+
+    Attributes
+    ----------
+    compile_s : float
+        Seconds spent on compilation.
+    """
+
+    def __init__(
+        self,
+        program: StepProgram,
+        backend: str,
+        compile_kwargs: Mapping[str, Any] | None = None,
+    ):
+        kwargs = dict(compile_kwargs or {})
+        mode = kwargs.pop("mode", _MODES[backend])
+        self.backend = backend
+        started = time.perf_counter()
+        self._step = pytensor.function(
+            [],
+            program.loss,
+            updates=program.updates,
+            mode=program.mode(mode, "random_make_inplace"),
+            **kwargs,
+        )
+        self._scored = program.loss is not None
+        self._called = False
+        self.compile_s = time.perf_counter() - started
+
+    def run(self, n: int) -> np.ndarray | None:
+        """Take up to `n` steps; stop right after a step whose loss is NaN.
+
+        Returns
+        -------
+        array of shape (steps taken,) or None
+            Loss of each step in nats, None where the program has no loss.
+        """
+        losses = np.empty(n if self._scored else 0)
+        for i in range(n):
+            loss = self._step() if self._called else self._first_step()
+            if self._scored:
+                losses[i] = loss
+                if np.isnan(loss):
+                    return losses[: i + 1]
+        return losses if self._scored else None
+
+    def _first_step(self) -> Any:
+        """Take a step and count its time as compilation: numba compiles at the first call."""
+        started = time.perf_counter()
+        loss = self._step()
+        self._called = True
+        self.compile_s += time.perf_counter() - started
+        return loss
+
+    def write_back(self) -> None:
+        """Do nothing: the shared variables are the state."""

@@ -1,0 +1,96 @@
+"""Monte Carlo samples and particles as a batch dimension instead of a scan.
+
+PyMC evaluates the log density at several draws with :func:`pytensor.scan`, one draw after the
+other. Here the same graph is vectorised once, symbolically, so that every backend gets batched
+arithmetic and JAX gets static shapes.
+"""
+
+import copy
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytensor.tensor as pt
+
+from pymc.variational.opvi import Approximation, ObjectiveFunction
+from pytensor.graph.basic import Variable
+from pytensor.graph.replace import vectorize_graph
+from pytensor.graph.rewriting.utils import rewrite_graph
+from pytensor.graph.traversal import ancestors
+from pytensor.xtensor.type import XTensorType
+
+
+class _VectorizedSampling:
+    """Mixin for an :class:`~pymc.variational.opvi.Approximation`: batches instead of scans."""
+
+    def symbolic_sample_over_posterior(self, node: Any, more_replacements: Any = None) -> Any:
+        flat = self.to_flat_input(node)  # type: ignore[attr-defined]
+        outputs = list(flat) if isinstance(flat, Sequence) else [flat]
+        batched = dict(zip(self.inputs, self.symbolic_randoms, strict=True))  # type: ignore[attr-defined]
+        try:
+            result = vectorize_graph(_lower_xtensor(outputs), batched)
+        except NotImplementedError:
+            # An Op without a batched form (a Scan inside the model): PyMC's own loop over draws.
+            return super().symbolic_sample_over_posterior(node, more_replacements)  # type: ignore[misc]
+        draws = self.symbolic_randoms[0].shape[0]  # type: ignore[attr-defined]
+        result = [
+            # What depends on no draw (the data term of a model without data) is the same for all.
+            pt.broadcast_to(new, (draws, *new.shape)) if new.type.ndim == old.type.ndim else new
+            for new, old in zip(result, outputs, strict=True)
+        ]
+        return result if isinstance(flat, Sequence) else result[0]
+
+
+class _SingleDraw:
+    """Mixin for one draw a step: its log density straight away, without a batch to take it from."""
+
+    @property
+    def varlogp(self) -> Any:
+        return self.single_symbolic_varlogp  # type: ignore[attr-defined]
+
+    @property
+    def datalogp(self) -> Any:
+        return self.single_symbolic_datalogp  # type: ignore[attr-defined]
+
+    def get_optimization_replacements(self, s: Any, d: Any) -> dict:
+        return {}
+
+
+def _lower_xtensor(outputs: list[Variable]) -> list[Variable]:
+    """Turn labelled (``pymc.dims``) operations into plain tensor ones, which can be vectorised."""
+    if not any(isinstance(var.type, XTensorType) for var in ancestors(outputs)):
+        return outputs
+    return list(rewrite_graph(outputs, include=("lower_xtensor", "canonicalize")))
+
+
+def vectorized(objective: ObjectiveFunction, draws: int | None) -> ObjectiveFunction:
+    """Return a view of `objective` whose draws are a batch dimension.
+
+    The view shares every parameter with the original (the same shared variables) and leaves the
+    original as it is: no method is patched and no cached graph of it is touched.
+
+    Parameters
+    ----------
+    objective : ObjectiveFunction
+        The objective of any PyMC :class:`~pymc.variational.inference.Inference`.
+    draws : int, optional
+        Draws a step; None is one, as in PyMC.
+
+    Returns
+    -------
+    ObjectiveFunction
+        Same operator, same groups, batched sampling.
+    """
+    approx = objective.approx
+    cls = type(approx)
+    # Objectives with a test function (Stein's) always work on a batch.
+    single = draws in (None, 1) and not objective.op.has_test_function
+    mixin = _SingleDraw if single else _VectorizedSampling
+    view: Approximation = object.__new__(type(cls.__name__, (mixin, cls), {}))
+    # `_cache` holds the graphs PyMC memoised for the original, scans included.
+    view.__dict__.update({k: v for k, v in approx.__dict__.items() if k != "_cache"})
+    op = copy.copy(objective.op)
+    op.approx = view
+    clone = copy.copy(objective)
+    clone.op = op
+    return clone

@@ -1,0 +1,68 @@
+"""The optimizer that a fit takes when the user names none."""
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+
+from pymc.pytensorf import floatX
+
+# Part of the learning rate that is left at the last step.
+_FLOOR = 0.001
+
+
+class AnnealedAdam:
+    r"""Adam whose learning rate falls along half a cosine over the steps of a call.
+
+    .. math::
+
+        \eta_t = \eta \left(f + (1 - f)\,\tfrac12 (1 + \cos \pi t / n)\right),
+        \qquad f = 0.001
+
+    A constant rate leaves the last iterate scattered around the optimum, which widens the fitted
+    standard deviations; a rate that falls to (almost) zero lets the iterate settle.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Rate at the first step.
+
+    References
+    ----------
+    Loshchilov, I. and Hutter, F. (2017). SGDR: Stochastic gradient descent with warm restarts.
+    https://arxiv.org/abs/1608.03983
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> import pymc_vi_ext as vix
+    >>> from pymc_vi_ext.optimizers import AnnealedAdam
+    >>> with pm.Model():
+    ...     pm.Normal("x")
+    ...     approx = vix.fit(1000, obj_optimizer=AnnealedAdam(0.1), progressbar=False)
+    x
+    """
+
+    def __init__(self, learning_rate: float = 0.05):
+        if not learning_rate > 0:
+            raise ValueError(f"The learning rate must be positive, not {learning_rate!r}.")
+        self.learning_rate = learning_rate
+
+    def __call__(self, loss_or_grads: Any, params: Any) -> OrderedDict:
+        """Return the updates of a step, as PyMC's optimizers do."""
+        self._step = pytensor.shared(floatX(0.0), "annealing_step")
+        self._horizon = pytensor.shared(floatX(1.0), "annealing_horizon")
+        done = pt.minimum(self._step / self._horizon, floatX(1.0))
+        cosine = floatX(0.5) * (floatX(1.0) + pt.cos(floatX(np.pi) * done))
+        rate = floatX(self.learning_rate) * (floatX(_FLOOR) + floatX(1 - _FLOOR) * cosine)
+        updates = pm.adam(loss_or_grads, params, learning_rate=rate)
+        updates[self._step] = self._step + floatX(1.0)
+        return updates
+
+    def begin(self, n: int) -> None:
+        """Start a new descent of the rate, over the `n` steps that follow."""
+        self._step.set_value(floatX(0.0))
+        self._horizon.set_value(floatX(max(n, 1)))

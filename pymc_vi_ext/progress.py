@@ -1,0 +1,68 @@
+"""The progress bar of a fit."""
+
+import time
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from pymc.progress_bar import default_progress_theme
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.theme import Theme
+
+# The bar is drawn in the fit's own thread and rarely, so that it takes nothing from the fit.
+_SECONDS_BETWEEN_DRAWINGS = 0.2
+_STEPS_OF_AVERAGE = 1_000
+
+
+class FitProgress:
+    """A bar with the loss, the steps per second and the time left."""
+
+    def __init__(self, progress: Progress, n: int):
+        self._progress = progress
+        self._task = progress.add_task("Fitting", total=n, loss="", speed="")
+        self._drawn = self._started = time.perf_counter()
+
+    def update(self, done: int, losses: np.ndarray | None, *, last: bool = False) -> None:
+        """Show that `done` steps are taken; `losses` are those of all steps so far, in nats."""
+        now = time.perf_counter()
+        if not last and now - self._drawn < _SECONDS_BETWEEN_DRAWINGS:
+            return
+        self._drawn = now
+        loss = ""
+        if losses is not None and len(losses):
+            recent = losses[-_STEPS_OF_AVERAGE:]
+            recent = recent[np.isfinite(recent)]
+            loss = f"loss {recent.mean():,.5g}" if len(recent) else "loss not finite"
+        speed = f"{done / max(now - self._started, 1e-9):,.0f} steps/s"
+        self._progress.update(self._task, completed=done, loss=loss, speed=speed)
+        self._progress.refresh()
+
+
+class _NoProgress:
+    def update(self, done: int, losses: np.ndarray | None, *, last: bool = False) -> None:
+        pass
+
+
+@contextmanager
+def fit_progress(
+    n: int, show: bool, theme: Theme = default_progress_theme
+) -> Iterator[FitProgress | _NoProgress]:
+    """Show a bar of `n` steps while the context is open, or nothing where `show` is False."""
+    if not show:
+        yield _NoProgress()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,}/{task.total:,}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TextColumn("{task.fields[loss]}"),
+    )
+    console = Console(theme=theme)
+    with Progress(*columns, console=console, auto_refresh=False) as progress:
+        yield FitProgress(progress, n)
