@@ -2,9 +2,36 @@
 
 import enum
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
+import arviz as az
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+
+from pymc.backends.arviz import (
+    coords_and_dims_for_inferencedata,
+    find_constants,
+    find_observations,
+)
+from pymc.pytensorf import find_rng_nodes, reseed_rngs
+from pymc.variational.opvi import Approximation
+from pytensor.compile.mode import Mode
+from pytensor.xtensor.type import XTensorType
+from xarray import DataTree
+
+from pymc_vi_ext import __version__
+from pymc_vi_ext._quick import python_only
+from pymc_vi_ext.engine.vectorize import vectorized_approximation
+
+# Draws are computed in batches that keep an intermediate array of the model near this size.
+_NUMBERS_PER_BATCH = 4_000_000
+# Vectorised over draws, NumPy is quick enough; compiling would cost more than it saves.
+_MODE = Mode(linker="py", optimizer="fast_compile")
+
+Sampler = Callable[[int], list[np.ndarray]]
 
 class StopReason(enum.Enum):
     """Why a fit ended."""
@@ -71,3 +98,113 @@ class FitReport:
     backend: str
     seed: int | None
     versions: Mapping[str, str]
+
+
+_samplers: "WeakKeyDictionary[Approximation, tuple[list[str], Sampler, list]]" = WeakKeyDictionary()
+
+
+def to_datatree(
+    approx: Approximation,
+    draws: int = 1000,
+    random_seed: int | None = None,
+    log_likelihood: bool = False,
+) -> DataTree:
+    r"""Draw from an approximation into the DataTree that ArviZ works with.
+
+    Parameters
+    ----------
+    approx : Approximation
+        Any of PyMC's, fitted by this package or not.
+    draws : int
+        Number of draws, in one chain.
+    random_seed : int, optional
+        The same seed gives the same draws.
+    log_likelihood : bool
+        Whether to add the pointwise log likelihood (for LOO).
+
+    Returns
+    -------
+    DataTree
+        ``posterior``: free variables and Deterministics, (chain, draw, \*dims), with the model's
+        dims and coords. ``sample_stats``: ``lp``, the joint log density
+        :math:`\log p(y, z)` of each draw in nats, on the unconstrained space (log Jacobian
+        included), and ``log_q``, the approximation's log density there; (chain, draw) each.
+        Particle approximations have no density, so no ``log_q``. With ``pm.Minibatch`` the ``lp``
+        of a draw is an unbiased estimate. ``observed_data`` and ``constant_data`` as
+        :func:`pymc.sample` gives them.
+
+    Raises
+    ------
+    ValueError
+        If `draws` is not positive.
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> import pymc_vi_ext as vix
+    >>> with pm.Model(coords={"city": ["Rome", "Oslo"]}):
+    ...     pm.Normal("x", dims="city")
+    ...     approx = vix.fit(1000, random_seed=1, progressbar=False)
+    x
+    >>> tree = vix.to_datatree(approx, draws=500, random_seed=2)
+    >>> dict(tree.posterior["x"].sizes)
+    {'chain': 1, 'draw': 500, 'city': 2}
+    >>> sorted(tree.sample_stats.data_vars)
+    ['log_q', 'lp']
+    """
+    if draws < 1:
+        raise ValueError(f"`draws` must be at least 1, not {draws}.")
+    model = approx.model
+    if approx not in _samplers:
+        _samplers[approx] = _sampler(approx)
+    names, sampler, rngs = _samplers[approx]
+    reseed_rngs(rngs, random_seed)
+    observed = find_observations(model)
+    largest = max(approx.ddim, *(np.size(values) for values in observed.values()), 1)
+    batch = max(1, min(draws, _NUMBERS_PER_BATCH // largest))
+    sizes = [batch] * (draws // batch) + [draws % batch] * (draws % batch > 0)
+    batches = [sampler(size) for size in sizes]
+    values = {
+        name: np.concatenate(parts)[None]
+        for name, parts in zip(names, zip(*batches, strict=True), strict=True)
+    }
+    statistics = {name: values.pop(name) for name in ("lp", "log_q") if name in values}
+    coords, dims = coords_and_dims_for_inferencedata(model)
+    groups = {
+        "posterior": {name.removeprefix("posterior/"): v for name, v in values.items()},
+        "sample_stats": statistics,
+        "observed_data": observed,
+        "constant_data": find_constants(model),
+    }
+    tree = az.from_dict(
+        {name: group for name, group in groups.items() if group}, coords=coords, dims=dims
+    )
+    for name in ("posterior", "sample_stats"):
+        tree[name].attrs |= {
+            "inference_library": "pymc_vi_ext",
+            "inference_library_version": __version__,
+        }
+    if log_likelihood:
+        pm.compute_log_likelihood(tree, model=model, progressbar=False)
+    return tree
+
+
+def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list]:
+    """Compile ``draws -> values`` of all that a DataTree holds of one draw."""
+    model = approx.model
+    view = vectorized_approximation(approx)
+    variables = [*model.free_RVs, *model.deterministics]
+    outputs = [
+        v.values if isinstance(v.type, XTensorType) else v
+        for v in model.replace_rvs_by_values(variables)
+    ]
+    names = [*(f"posterior/{v.name}" for v in variables), "lp"]
+    nodes = view.symbolic_sample_over_posterior([*outputs, model.logp()])
+    if approx.has_logq:
+        names.append("log_q")
+        nodes.append(view.symbolic_logq)
+    draws = pt.iscalar("draws")
+    nodes = view.set_size_and_deterministic(nodes, draws, 0)
+    with python_only():
+        function = pm.pytensorf.compile([draws], nodes, mode=_MODE)
+    return names, function, find_rng_nodes(nodes)

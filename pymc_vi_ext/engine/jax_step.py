@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import pytensor
 
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Apply, Constant, Variable
@@ -19,6 +18,7 @@ from pytensor.tensor.random.op import RandomVariable
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import TensorType
 
+from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.engine.program import StepProgram
 
 # Larger constants become arguments: XLA folds what it finds inside a program, at compile time.
@@ -75,8 +75,7 @@ def jax_step(program: StepProgram) -> JaxStep:
     values = {v: v.type.constant_type(v.type, v.get_value()) for v in static}
     outputs = clone_replace(program.outputs, replace=inputs | values, rebuild_strict=False)
     graph = FunctionGraph(list(inputs.values()), outputs, clone=True)
-    # Rewriting evaluates constants. Without a C++ compiler that is Python, at once.
-    with pytensor.config.change_flags(cxx="", traceback__limit=0):
+    with python_only():
         program.mode("JAX").optimizer.rewrite(graph)
     constants = _constants_to_inputs(graph)
     function = fgraph_to_python(graph, _funcify, type_conversion_fn=_constant)

@@ -13,11 +13,14 @@ from typing import Any
 import pytensor.tensor as pt
 
 from pymc.variational.opvi import Approximation, ObjectiveFunction
-from pytensor.graph.basic import Variable
+from pytensor.compile.ops import ViewOp
+from pytensor.compile.rewriting import inline_ofg_node
+from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.replace import vectorize_graph
+from pytensor.graph.rewriting.basic import dfs_rewriter, node_rewriter
 from pytensor.graph.rewriting.utils import rewrite_graph
-from pytensor.graph.traversal import ancestors
-from pytensor.xtensor.type import XTensorType
+from pytensor.tensor.basic import AllocDiag
+from pytensor.tensor.special import LogAddExp, LogSumExp, XLog1PY, XLogY
 
 
 class _VectorizedSampling:
@@ -28,7 +31,7 @@ class _VectorizedSampling:
         outputs = list(flat) if isinstance(flat, Sequence) else [flat]
         batched = dict(zip(self.inputs, self.symbolic_randoms, strict=True))  # type: ignore[attr-defined]
         try:
-            result = vectorize_graph(_lower_xtensor(outputs), batched)
+            result = vectorize_graph(_batchable(outputs), batched)
         except NotImplementedError:
             # An Op without a batched form (a Scan inside the model): PyMC's own loop over draws.
             return super().symbolic_sample_over_posterior(node, more_replacements)  # type: ignore[misc]
@@ -56,11 +59,23 @@ class _SingleDraw:
         return {}
 
 
-def _lower_xtensor(outputs: list[Variable]) -> list[Variable]:
-    """Turn labelled (``pymc.dims``) operations into plain tensor ones, which can be vectorised."""
-    if not any(isinstance(var.type, XTensorType) for var in ancestors(outputs)):
-        return outputs
-    return list(rewrite_graph(outputs, include=("lower_xtensor", "canonicalize")))
+@node_rewriter([AllocDiag, LogAddExp, LogSumExp, ViewOp, XLog1PY, XLogY])
+def _unwrap(fgraph: Any, node: Apply) -> list[Variable]:
+    return list(node.inputs) if isinstance(node.op, ViewOp) else inline_ofg_node(node)
+
+
+def _batchable(outputs: list[Variable]) -> list[Variable]:
+    """Write `outputs` in operations that have a batched form.
+
+    Labelled operations (``pymc.dims``) become plain ones. Operations that stand for a graph of
+    their own become that graph, and views what they view. PyTensor does so too, but later: by
+    then vectorising has made loops in Python of them.
+    """
+    return list(
+        rewrite_graph(
+            outputs, include=("lower_xtensor",), custom_rewrite=dfs_rewriter(_unwrap), clone=True
+        )
+    )
 
 
 def vectorized(objective: ObjectiveFunction, draws: int | None) -> ObjectiveFunction:
@@ -81,16 +96,23 @@ def vectorized(objective: ObjectiveFunction, draws: int | None) -> ObjectiveFunc
     ObjectiveFunction
         Same operator, same groups, batched sampling.
     """
-    approx = objective.approx
-    cls = type(approx)
     # Objectives with a test function (Stein's) always work on a batch.
     single = draws in (None, 1) and not objective.op.has_test_function
-    mixin = _SingleDraw if single else _VectorizedSampling
-    view: Approximation = object.__new__(type(cls.__name__, (mixin, cls), {}))
-    # `_cache` holds the graphs PyMC memoised for the original, scans included.
-    view.__dict__.update({k: v for k, v in approx.__dict__.items() if k != "_cache"})
     op = copy.copy(objective.op)
-    op.approx = view
+    op.approx = _view(objective.approx, _SingleDraw if single else _VectorizedSampling)
     clone = copy.copy(objective)
     clone.op = op
     return clone
+
+
+def vectorized_approximation(approx: Approximation) -> Approximation:
+    """Return a view of `approx` whose draws are a batch dimension; see :func:`vectorized`."""
+    return _view(approx, _VectorizedSampling)
+
+
+def _view(approx: Approximation, mixin: type) -> Approximation:
+    cls = type(approx)
+    view: Approximation = object.__new__(type(cls.__name__, (mixin, cls), {}))
+    # `_cache` holds the graphs PyMC memoised for the original, scans included.
+    view.__dict__.update({k: v for k, v in approx.__dict__.items() if k != "_cache"})
+    return view

@@ -4,6 +4,7 @@ from typing import Any
 
 import pymc as pm
 
+from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.inference._base import EngineFit, continuous_model
 
 
@@ -47,7 +48,8 @@ class ADVI(EngineFit, pm.ADVI):
 
     def __init__(self, *, model: pm.Model | None = None, random_seed: Any = None, **kwargs: Any):
         model = continuous_model(model, "ADVI")
-        super().__init__(model=model, random_seed=random_seed, **kwargs)
+        with python_only():
+            super().__init__(model=model, random_seed=random_seed, **kwargs)
         self.seed = random_seed
 
 
@@ -86,5 +88,6 @@ class FullRankADVI(EngineFit, pm.FullRankADVI):
 
     def __init__(self, *, model: pm.Model | None = None, random_seed: Any = None, **kwargs: Any):
         model = continuous_model(model, "FullRankADVI")
-        super().__init__(model=model, random_seed=random_seed, **kwargs)
+        with python_only():
+            super().__init__(model=model, random_seed=random_seed, **kwargs)
         self.seed = random_seed

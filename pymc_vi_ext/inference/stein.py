@@ -7,6 +7,7 @@ import pymc as pm
 
 from pymc.pytensorf import floatX
 
+from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.inference._base import EngineFit, continuous_model
 from pymc_vi_ext.inference._kernels import rbf
 
@@ -69,15 +70,16 @@ class SVGD(EngineFit, pm.SVGD):
         if n_particles < 2:
             raise ValueError(f"SVGD needs at least two particles, not n_particles={n_particles}.")
         model = continuous_model(model, "SVGD")
-        super().__init__(
-            n_particles=n_particles,
-            jitter=0,
-            model=model,
-            start=start,
-            random_seed=random_seed,
-            kernel=kernel,
-            **kwargs,
-        )
+        with python_only():
+            super().__init__(
+                n_particles=n_particles,
+                jitter=0,
+                model=model,
+                start=start,
+                random_seed=random_seed,
+                kernel=kernel,
+                **kwargs,
+            )
         self.seed = random_seed
         histogram = self.approx.histogram
         value = histogram.get_value()
@@ -126,7 +128,9 @@ class ASVGD(EngineFit, pm.ASVGD):
         **kwargs: Any,
     ):
         if approx is None:
-            approx = pm.FullRank(model=continuous_model(model, "ASVGD"), random_seed=random_seed)
+            model = continuous_model(model, "ASVGD")
+            with python_only():
+                approx = pm.FullRank(model=model, random_seed=random_seed)
         # Past pm.ASVGD, whose constructor only warns and makes the same default.
         super(pm.ASVGD, self).__init__(approx=approx, kernel=kernel, **kwargs)
         self.seed = random_seed
