@@ -21,6 +21,7 @@ from pymc.progress_bar import default_progress_theme
 from pymc.variational.inference import Inference, State
 from pymc.variational.opvi import Approximation
 
+from pymc_vi_ext import __version__
 from pymc_vi_ext.engine import Loop, StepProgram, make_loop
 from pymc_vi_ext.optimizers import AnnealedAdam
 from pymc_vi_ext.progress import fit_progress
@@ -214,7 +215,7 @@ def _run(
         ),
         backend=session.loop.backend,
         seed=session.seed,
-        versions={name: version(name) for name in _VERSIONS},
+        versions={"pymc_vi_ext": __version__, **{name: version(name) for name in _VERSIONS}},
     )
     if error is not None:
         error.approx = approx  # type: ignore[attr-defined]

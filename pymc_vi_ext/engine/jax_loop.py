@@ -50,10 +50,9 @@ class JaxLoop:
         self._program = program
         self._shared = [*program.state, *program.data]
         self._scored = program.loss is not None
-        self._x64 = pytensor.config.floatX == "float64"
         self._signature: Any = None
         self.compile_s = 0.0
-        with jax.enable_x64(self._x64):
+        with _double_precision():
             self._load()
 
     def run(self, n: int) -> np.ndarray | None:
@@ -65,7 +64,7 @@ class JaxLoop:
             Loss of each step in nats, None where the program has no loss.
         """
         losses = [np.empty(0)]
-        with jax.enable_x64(self._x64):
+        with _double_precision():
             while n > 0:
                 if self._changed_outside():
                     self._load()
@@ -111,6 +110,11 @@ class JaxLoop:
             self.compile_s += time.perf_counter() - started
 
 
+def _double_precision() -> Any:
+    """Allow 64-bit numbers. Every type of the step is explicit, float32 models' included."""
+    return jax.enable_x64(True)
+
+
 def _compile(step: JaxStep, scored: bool, state: list, buffer: jax.Array, data: list) -> Any:
     def loop(state: list, buffer: jax.Array, data: list, n: jax.Array) -> tuple:
         def going_on(carry: tuple) -> jax.Array:
@@ -138,7 +142,7 @@ def _compile(step: JaxStep, scored: bool, state: list, buffer: jax.Array, data: 
 
 
 def _as(value: Any, like: Any) -> Any:
-    """Keep the type that the loop started with (JAX promotes differently from PyTensor)."""
+    """Keep the type that the loop started with."""
     return value if isinstance(like, dict) else jnp.asarray(value, like.dtype).reshape(like.shape)
 
 

@@ -98,9 +98,19 @@ def _funcify(op: Op, node: Apply | None = None, **kwargs: Any) -> Callable[..., 
             # Without the barrier XLA draws again inside every operation that uses the draw.
             rng, draw = result
             return rng, jax.lax.optimization_barrier(draw)
-        return result
+        if node is None or isinstance(result, tuple | list):
+            return result
+        return _typed(result, node.outputs[0])
 
     return traced
+
+
+def _typed(value: Any, variable: Variable) -> Any:
+    """Give `value` the dtype that PyTensor knows: JAX promotes int8 and float to float64."""
+    dtype = getattr(variable.type, "dtype", None)
+    if isinstance(value, jax.Array) and dtype is not None and value.dtype != dtype:
+        return value.astype(dtype)
+    return value
 
 
 def _constant(data: Any, **kwargs: Any) -> Any:

@@ -4,11 +4,12 @@ from typing import Any
 
 import pymc as pm
 
+from pymc.variational import inference
 from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.inference._base import EngineFit, continuous_model
 
 
-class ADVI(EngineFit, pm.ADVI):
+class ADVI(EngineFit, inference.ADVI):
     r"""Mean-field automatic differentiation variational inference.
 
     Minimises the negative ELBO :math:`-E_q[\log p(y, z) - \log q(z)]`, in nats, over
@@ -53,7 +54,7 @@ class ADVI(EngineFit, pm.ADVI):
         self.seed = random_seed
 
 
-class FullRankADVI(EngineFit, pm.FullRankADVI):
+class FullRankADVI(EngineFit, inference.FullRankADVI):
     r"""ADVI with a Gaussian of full covariance, :math:`q = N(\mu, L L^T)`.
 
     Parameters

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pymc as pm
 
+from pymc.variational import inference
+from pymc.variational.approximations import FullRank
 from pymc.pytensorf import floatX
 
 from pymc_vi_ext._quick import python_only
@@ -12,7 +14,7 @@ from pymc_vi_ext.inference._base import EngineFit, continuous_model
 from pymc_vi_ext.inference._kernels import rbf
 
 
-class SVGD(EngineFit, pm.SVGD):
+class SVGD(EngineFit, inference.SVGD):
     r"""Stein variational gradient descent.
 
     Moves `n_particles` along :math:`\frac1n \sum_j k(x_j, x) \nabla \log p(x_j) +
@@ -87,7 +89,7 @@ class SVGD(EngineFit, pm.SVGD):
         histogram.set_value(value)
 
 
-class ASVGD(EngineFit, pm.ASVGD):
+class ASVGD(EngineFit, inference.ASVGD):
     r"""Amortized Stein variational gradient descent.
 
     Moves the parameters of an approximation so that its draws follow the Stein direction.
@@ -130,9 +132,9 @@ class ASVGD(EngineFit, pm.ASVGD):
         if approx is None:
             model = continuous_model(model, "ASVGD")
             with python_only():
-                approx = pm.FullRank(model=model, random_seed=random_seed)
-        # Past pm.ASVGD, whose constructor only warns and makes the same default.
-        super(pm.ASVGD, self).__init__(approx=approx, kernel=kernel, **kwargs)
+                approx = FullRank(model=model, random_seed=random_seed)
+        # Past inference.ASVGD, whose constructor only warns and makes the same default.
+        super(inference.ASVGD, self).__init__(approx=approx, kernel=kernel, **kwargs)
         self.seed = random_seed
 
     def fit(self, n: int = 10_000, *args: Any, obj_n_mc: int = 500, **kwargs: Any) -> Any:

@@ -1,0 +1,251 @@
+"""The loop inside XLA: any number of steps, one compilation, state that PyMC can use."""
+
+import jax
+import numpy as np
+import pymc as pm
+import pytensor
+import pytest
+
+from model_table import MODELS, Y
+from pymc.variational.approximations import MeanField
+from pymc.variational.inference import KLqp
+from pytensor.link.jax.dispatch import jax_funcify
+from pytensor.tensor.elemwise import Elemwise
+
+import pymc_vi_ext as vix
+
+from pymc_vi_ext.engine import StepProgram, jax_loop, make_loop
+from pymc_vi_ext.engine.jax_step import UnsupportedOpError, jax_step
+from pymc_vi_ext.engine.keys import generator_from_key, key_from_generator
+
+QUIET = {"backend": "jax", "progressbar": False}
+
+
+@pytest.fixture
+def compilations():
+    """A list that gets an entry with each compilation of XLA while the test runs."""
+    seen = []
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(kwargs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_second_fit_and_refine_compile_nothing(compilations):
+    inference = vix.ADVI(model=MODELS["conjugate"](), random_seed=1)
+    inference.fit(50, **QUIET)
+    assert compilations
+    compilations.clear()
+    inference.fit(777, **QUIET)
+    inference.refine(33, progressbar=False)
+    assert compilations == []
+    assert inference.approx.report.timings.compile_s == 0.0
+    assert len(inference.hist) == 50 + 777 + 33
+
+
+def test_equal_optimizers_share_a_program(compilations):
+    inference = vix.ADVI(model=MODELS["conjugate"](), random_seed=1)
+    inference.fit(10, obj_optimizer=pm.adam(learning_rate=0.1), **QUIET)
+    compilations.clear()
+    inference.fit(10, obj_optimizer=pm.adam(learning_rate=0.1), **QUIET)
+    assert compilations == []
+    inference.fit(10, obj_optimizer=pm.adam(learning_rate=0.2), **QUIET)
+    assert compilations
+
+
+def test_same_seed_same_losses_whatever_the_chunks(monkeypatch):
+    def losses(callbacks=()):
+        fit = vix.fit(100, model=MODELS["minibatch"](), random_seed=4, callbacks=callbacks, **QUIET)
+        return fit.hist
+
+    def callback(approx, losses, i):
+        pass
+
+    expected = losses()
+    np.testing.assert_array_equal(losses([callback]), expected)
+    callback.every = 7
+    np.testing.assert_array_equal(losses([callback]), expected)
+    monkeypatch.setattr(jax_loop, "CAPACITY", 30)
+    np.testing.assert_array_equal(losses(), expected)
+
+
+def test_other_seeds_give_other_losses():
+    def losses(seed):
+        return vix.fit(20, model=MODELS["conjugate"](), random_seed=seed, **QUIET).hist
+
+    assert not np.array_equal(losses(1), losses(2))
+
+
+def test_first_fit_restarts_optimizer_but_keeps_parameters():
+    inference = vix.ADVI(model=MODELS["conjugate"](), random_seed=1)
+    inference.fit(3000, **QUIET)
+    reached = inference.approx.params[0].get_value()
+    inference.fit(1, learning_rate=1e-9, **QUIET)
+    np.testing.assert_allclose(inference.approx.params[0].get_value(), reached, atol=1e-8)
+
+
+def test_state_is_numpy_and_pymc_goes_on():
+    with MODELS["data_and_dims"]() as model:
+        inference = vix.FullRankADVI(random_seed=1)
+        approx = inference.fit(200, **QUIET)
+        program_state = [p.container.storage[0] for p in approx.params]
+        assert all(type(value) is np.ndarray for value in program_state)
+        assert all(value.flags.writeable for value in program_state)
+        assert approx.mean.eval().shape == (4,)
+        assert approx.sample(5, random_seed=1).posterior["b"].sizes["feature"] == 3
+        with_numba = pytensor.function([], approx.sample_node(model["b"], size=6))
+        assert with_numba().shape == (6, 3)
+        # PyMC's own fit continues where ours stopped.
+        before = approx.params[0].get_value()
+        pm.fit(1, method=KLqp(approx), obj_optimizer=pm.sgd(learning_rate=0.0), progressbar=False)
+        np.testing.assert_array_equal(approx.params[0].get_value(), before)
+
+
+def test_pymc_refine_of_a_foreign_inference():
+    with MODELS["conjugate"]() as model:
+        inference = KLqp(MeanField(model=model, random_seed=1))
+        vix.fit(10, method=inference, **QUIET)
+        inference.refine(5, progressbar=False)
+    assert len(inference.hist) == 15
+    assert inference.state.i >= 14
+
+
+def test_shared_values_set_between_steps_are_read():
+    """A callback may change parameters and data; another shape of the data compiles again."""
+    with pm.Model() as model:
+        y = pm.Data("y", Y)
+        mu = pm.Normal("mu", 0.0, 1.0)
+        pm.Normal("obs", mu, 1.0, observed=y)
+    more = np.concatenate([Y, Y + 1.0])
+
+    def exact(values):
+        return values.sum() / (len(values) + 1)
+
+    inference = vix.ADVI(model=model, random_seed=1)
+    approx = inference.fit(4000, **QUIET)
+    # The annealed iterate scatters by about .02 at this many steps.
+    assert approx.mean.eval()[0] == pytest.approx(exact(Y), abs=0.08)
+    for values in (Y + 2.0, more):
+        with model:
+            pm.set_data({"y": values})
+        inference.fit(4000, **QUIET)
+        assert approx.mean.eval()[0] == pytest.approx(exact(values), abs=0.08)
+
+    def jump(approx, losses, i):
+        approx.params[0].set_value(np.array([100.0]))
+
+    jump.every = 5
+    inference.fit(6, callbacks=[jump], **QUIET)
+    assert approx.mean.eval()[0] > 99
+
+
+def test_large_constants_become_arguments():
+    rows = np.random.default_rng(0).normal(size=(300, 4))
+    with pm.Model() as model:
+        b = pm.Normal("b", 0.0, 1.0, shape=4)
+        pm.Normal("y", rows @ b, 1.0, observed=np.ones(300))
+    step = jax_step(StepProgram.from_inference(vix.ADVI(model=model)))
+    assert (300, 4) in {constant.shape for constant in step.constants}
+    assert all(constant.nbytes > 4096 for constant in step.constants)
+
+
+def test_keys_and_generators_are_inverse():
+    key = key_from_generator(np.random.default_rng(3))
+    back = key_from_generator(generator_from_key(key))
+    np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(back))
+    other = np.random.Generator(np.random.MT19937(1))
+    before = other.bit_generator.state["state"]["pos"]
+    np.testing.assert_array_equal(
+        jax.random.key_data(key_from_generator(other)),
+        jax.random.key_data(key_from_generator(other)),
+    )
+    assert other.bit_generator.state["state"]["pos"] == before
+
+
+class NoJax(pytensor.graph.op.Op):
+    """The identity, for NumPy alone."""
+
+    __props__ = ()
+
+    def make_node(self, x):
+        return pytensor.graph.basic.Apply(self, [x], [x.type()])
+
+    def perform(self, node, inputs, outputs):
+        outputs[0][0] = inputs[0].copy()
+
+    def pullback(self, inputs, outputs, cotangents):
+        return list(cotangents)
+
+    grad = L_op = lambda self, inputs, *args: list(args[-1])
+
+
+def model_without_jax():
+    with pm.Model() as model:
+        x = pm.Normal("x", 0.0, 1.0)
+        pm.Potential("p", -(NoJax()(x) ** 2))
+    return model
+
+
+def test_op_without_jax_is_named():
+    with pytest.raises(UnsupportedOpError, match=r"The Op NoJax.*cannot run on JAX") as error:
+        vix.fit(5, model=model_without_jax(), **QUIET)
+    assert 'backend="numba"' in "".join(error.value.__notes__)
+
+
+# numba runs the Op through Python, and says so.
+@pytest.mark.filterwarnings("ignore:.*Numba will use object mode.*:UserWarning")
+def test_auto_goes_on_with_numba():
+    with pytest.warns(UserWarning, match=r"NoJax.*Fitting with numba instead") as warned:
+        approx = vix.fit(2, model=model_without_jax(), progressbar=False)
+    assert approx.report.backend == "numba"
+    assert len([w for w in warned if "Fitting with numba" in str(w.message)]) == 1
+
+
+def test_op_that_fails_while_tracing_is_named(monkeypatch):
+    def fails(op, **kwargs):
+        def trace(*args):
+            raise TypeError("needs a concrete value")
+
+        return trace
+
+    monkeypatch.setattr(
+        "pymc_vi_ext.engine.jax_step.jax_funcify",
+        lambda op, **kw: fails(op) if isinstance(op, Elemwise) else jax_funcify(op, **kw),
+    )
+    with pytest.raises(UnsupportedOpError, match="needs a concrete value"):
+        vix.fit(5, model=MODELS["conjugate"](), **QUIET)
+
+
+def test_nan_stops_at_once_and_names_the_variable():
+    with pm.Model() as model:
+        x = pm.Normal("x", 0.0, 1.0, shape=3)
+        # Below 0 the gradient is infinity (the root's) times 0 (the maximum's).
+        pm.Potential("p", pm.math.sqrt(pm.math.maximum(x[1], 0.0)))
+    with pytest.raises(FloatingPointError, match=r"`x`.ravel\(\)\[1\] is NaN") as error:
+        vix.fit(100_000, model=model, random_seed=2, **QUIET)
+    approx = error.value.approx
+    assert approx.report.stop_reason is vix.StopReason.NOT_FINITE
+    assert len(approx.hist) == approx.report.steps < 1000
+    assert np.isfinite(approx.hist[:-1]).all()
+
+
+def test_float32():
+    with pytensor.config.change_flags(floatX="float32"):
+        with pm.Model() as model:
+            mu = pm.Normal("mu", 0.0, 1.0)
+            pm.Normal("y", mu, 1.0, observed=Y.astype("float32"))
+        approx = vix.fit(3000, model=model, random_seed=1, **QUIET)
+        assert approx.params[0].get_value().dtype == np.float32
+        assert approx.mean.eval()[0] == pytest.approx(Y.sum() / 11, abs=0.08)
+
+
+def test_losses_longer_than_the_buffer(monkeypatch):
+    monkeypatch.setattr(jax_loop, "CAPACITY", 8)
+    program = StepProgram.from_inference(vix.ADVI(model=MODELS["conjugate"]()))
+    loop = make_loop(program, "jax")
+    assert loop.run(0).shape == (0,)
+    assert loop.run(21).shape == (21,)

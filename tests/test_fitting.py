@@ -1,0 +1,326 @@
+"""vix.fit and pm.fit(method=vix...): results, callbacks, errors."""
+
+import numpy as np
+import pymc as pm
+import pytest
+
+from model_table import MODELS, Y
+from pymc.variational import callbacks
+from pymc.variational.approximations import MeanField
+from pymc.variational.inference import KLqp
+from pymc.variational.opvi import ParametrizationError
+
+import pymc_vi_ext as vix
+
+from pymc_vi_ext.inference import METHODS
+from pymc_vi_ext.loop import nan_parameters
+
+QUIET = {"backend": "jax", "progressbar": False}
+
+
+@pytest.fixture(scope="module")
+def conjugate():
+    return MODELS["conjugate"]()
+
+
+@pytest.mark.parametrize("backend", ["jax", "numba", "c"])
+def test_known_posterior(conjugate, backend):
+    """E1: mean sum(y) / 11, sd 1 / sqrt(11) = .301511, ELBO = log evidence."""
+    approx = vix.fit(
+        10_000, model=conjugate, random_seed=1, backend=backend, progressbar=False
+    )
+    sd = 11**-0.5
+    # The annealed iterate scatters by about .04 standard deviations; three times that.
+    assert approx.mean.eval()[0] == pytest.approx(Y.sum() / 11, abs=0.12 * sd)
+    assert approx.std.eval()[0] == pytest.approx(sd, rel=0.12)
+    covariance = np.ones((10, 10)) + np.eye(10)
+    evidence = -0.5 * (Y @ np.linalg.solve(covariance, Y)) - 0.5 * np.linalg.slogdet(
+        2 * np.pi * covariance
+    ).logabsdet
+    late = approx.hist[-2000:]
+    # At the optimum the loss estimates -log evidence; four standard errors, and the gap that
+    # the scatter makes.
+    assert -late.mean() == pytest.approx(evidence, abs=4 * late.std() / 2000**0.5 + 5e-3)
+
+
+def test_mean_field_of_a_correlated_gaussian():
+    """E2: sd sqrt(1 - r^2) = .6 and KL = -log(1 - r^2) / 2 = .510826."""
+    approx = vix.fit(10_000, model=MODELS["correlated"](), random_seed=1, **QUIET)
+    np.testing.assert_allclose(approx.std.eval(), 0.6, rtol=0.12)
+    late = approx.hist[-3000:]
+    assert late.mean() == pytest.approx(0.510826, abs=4 * late.std() / 3000**0.5 + 5e-3)
+
+
+def test_full_rank_reaches_the_evidence():
+    """E4: the ELBO is log Z = 0, exactly and for each draw, at the optimum."""
+    approx = vix.fit(
+        10_000, method="FullRank_ADVI", model=MODELS["correlated"](), random_seed=1, **QUIET
+    )
+    np.testing.assert_allclose(approx.cov.eval(), [[1.0, 0.8], [0.8, 1.0]], atol=0.15)
+    assert approx.hist[-500:].mean() == pytest.approx(0.0, abs=0.02)
+
+
+def test_svgd_moments(conjugate):
+    approx = vix.fit(
+        500,
+        method="svgd",
+        model=conjugate,
+        random_seed=1,
+        inf_kwargs={"n_particles": 200},
+        **QUIET,
+    )
+    particles = approx.histogram.get_value()[:, 0]
+    # The particles spread evenly: their mean is far closer than that of 200 random draws.
+    assert particles.mean() == pytest.approx(Y.sum() / 11, abs=0.02)
+    assert particles.std() == pytest.approx(11**-0.5, rel=0.1)
+    assert approx.hist.shape == (0,)
+    assert approx.report.steps == 500
+
+
+def test_svgd_seed_fixes_the_particles(conjugate):
+    def start(seed):
+        return vix.SVGD(n_particles=5, model=conjugate, random_seed=seed).approx.histogram.get_value()
+
+    np.testing.assert_array_equal(start(1), start(1))
+    assert not np.array_equal(start(1), start(2))
+
+
+def test_pymc_entry_point(conjugate):
+    with conjugate:
+        approx = pm.fit(300, method=vix.ADVI(random_seed=1), backend="jax", progressbar=False)
+    assert approx.report.backend == "jax"
+    assert approx.report.seed == 1
+    assert len(approx.hist) == 300
+    with conjugate:
+        again = vix.fit(300, random_seed=1, **QUIET)
+    np.testing.assert_array_equal(again.hist, approx.hist)
+
+
+def test_report(conjugate):
+    report = vix.fit(50, model=conjugate, random_seed=3, **QUIET).report
+    assert report.stop_reason is vix.StopReason.COMPLETED
+    assert (report.steps, report.seed, report.backend) == (50, 3, "jax")
+    timings = report.timings
+    assert min(timings.graph_s, timings.compile_s, timings.run_s) > 0
+    assert set(report.versions) >= {"pymc", "pytensor", "jax", "pymc_vi_ext"}
+
+
+def test_callbacks_are_called_as_in_pymc(conjugate):
+    seen = []
+
+    def each(approx, losses, i):
+        seen.append((i, len(losses), losses[-1], float(approx.params[0].get_value()[0])))
+
+    approx = vix.fit(12, model=conjugate, random_seed=1, callbacks=[each], **QUIET)
+    assert [s[0] for s in seen] == list(range(1, 13))
+    assert [s[1] for s in seen] == list(range(1, 13))
+    np.testing.assert_array_equal([s[2] for s in seen], approx.hist)
+    assert len({s[3] for s in seen}) == 12
+
+
+def test_every_sets_the_rhythm_of_the_engine(conjugate):
+    calls = []
+
+    class Every:
+        def __init__(self, every):
+            self.every = every
+
+        def __call__(self, approx, losses, i):
+            calls.append((self.every, i))
+
+    vix.fit(20, model=conjugate, callbacks=[Every(6), Every(4)], **QUIET)
+    assert calls == [(4, 4), (6, 6), (4, 8), (6, 12), (4, 12), (4, 16), (6, 18), (4, 20)]
+
+
+def test_refine_extends_steps_and_losses(conjugate):
+    seen = []
+    inference = vix.ADVI(model=conjugate, random_seed=1)
+    inference.fit(10, callbacks=[lambda approx, losses, i: seen.append((i, len(losses)))], **QUIET)
+    inference.refine(5, progressbar=False)
+    assert seen == [(i, i) for i in range(1, 16)]
+    assert inference.approx.report.steps == 15
+    assert len(inference.approx.hist) == 15
+
+
+def test_refine_before_fit(conjugate):
+    with pytest.raises(TypeError, match=r"Need to call `\.fit` first"):
+        vix.ADVI(model=conjugate).refine(5)
+
+
+def test_stop_iteration(conjugate):
+    def stop(approx, losses, i):
+        if i == 30:
+            raise StopIteration("far enough")
+
+    stop.every = 10
+    approx = vix.fit(100, model=conjugate, callbacks=[stop], **QUIET)
+    report = approx.report
+    assert report.stop_reason is vix.StopReason.STOPPED
+    assert (report.stopped_by, report.evidence, report.steps) == ("stop", "far enough", 30)
+    assert len(approx.hist) == 30
+
+
+def test_pymc_callbacks(conjugate):
+    tracker = callbacks.Tracker(mean=lambda approx, losses, i: approx.mean.get_value()[0])
+    convergence = callbacks.CheckParametersConvergence(every=50, tolerance=1e9)
+    approx = vix.fit(500, model=conjugate, callbacks=[tracker, convergence], **QUIET)
+    assert approx.report.stopped_by == "CheckParametersConvergence"
+    assert len(tracker["mean"]) == approx.report.steps
+
+
+def test_keyboard_interrupt_keeps_the_fit(conjugate):
+    def interrupt(approx, losses, i):
+        if i == 7:
+            raise KeyboardInterrupt
+
+    approx = vix.fit(100, model=conjugate, callbacks=[interrupt], **QUIET)
+    assert approx.report.stop_reason is vix.StopReason.INTERRUPTED
+    assert len(approx.hist) == 7
+
+
+def test_callback_that_raises_loses_nothing(conjugate):
+    def broken(approx, losses, i):
+        if i == 9:
+            raise ZeroDivisionError("oops")
+
+    with pytest.raises(ZeroDivisionError, match="oops") as error:
+        vix.fit(100, model=conjugate, callbacks=[broken], **QUIET)
+    assert "the callback broken at step 9" in "".join(error.value.__notes__)
+    approx = error.value.approx
+    assert len(approx.hist) == 9
+    assert approx.report.stop_reason is vix.StopReason.FAILED
+    assert np.isfinite(approx.mean.eval()).all()
+
+
+def test_score_off(conjugate):
+    seen = []
+    callback = lambda approx, losses, i: seen.append(losses)  # noqa: E731
+    approx = vix.fit(5, model=conjugate, score=False, callbacks=[callback], **QUIET)
+    assert seen == [None] * 5
+    assert len(approx.hist) == 0
+
+
+def test_zero_steps(conjugate):
+    approx = vix.fit(0, model=conjugate, **QUIET)
+    assert len(approx.hist) == approx.report.steps == 0
+
+
+def test_start_and_start_sigma(conjugate):
+    approx = vix.fit(
+        0, model=conjugate, start={"mu": 2.5}, start_sigma={"mu": 0.2}, **QUIET
+    )
+    assert approx.mean.eval()[0] == 2.5
+    assert approx.std.eval()[0] == pytest.approx(0.2)
+
+
+def test_progress_bar_shows_loss_and_speed(conjugate, capsys):
+    vix.fit(200, model=conjugate, backend="jax")
+    shown = capsys.readouterr().out
+    assert "200/200" in shown
+    assert "steps/s" in shown
+    assert "loss" in shown
+
+
+def test_compile_kwargs_choose_a_pytensor_mode(conjugate):
+    approx = vix.fit(
+        3,
+        model=conjugate,
+        compile_kwargs={"mode": "FAST_COMPILE"},
+        progressbar=False,
+    )
+    assert approx.report.steps == 3
+    with pytest.raises(ValueError, match="compile_kwargs are for PyTensor's own backends"):
+        vix.fit(3, model=conjugate, compile_kwargs={"profile": True}, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"method": "avdi"}, ValueError, "Unknown method 'avdi': the known ones are advi, asvgd"),
+        ({"method": "avdi"}, KeyError, "fullrank_advi, svgd"),
+        ({"method": 3}, TypeError, "`method` is a name"),
+        ({"backend": "tpu"}, ValueError, "Unknown backend 'tpu': the known ones are auto, c, jax"),
+        ({"n": -1}, ValueError, "whole number from 0"),
+        ({"n": 2.5}, ValueError, "whole number from 0"),
+        ({"obj_n_mc": 0}, ValueError, "`obj_n_mc` counts draws"),
+        ({"learning_rate": -1.0}, ValueError, "learning rate must be positive"),
+        (
+            {"learning_rate": 0.1, "obj_optimizer": pm.adam()},
+            ValueError,
+            "Give either `learning_rate`",
+        ),
+        ({"callbacks": [3]}, TypeError, "A callback is called as"),
+        ({"method": "svgd", "start_sigma": {"mu": 1.0}}, NotImplementedError, '"advi" only'),
+        ({"method": "svgd", "inf_kwargs": {"n_particles": 1}}, ValueError, "two particles"),
+    ],
+)
+def test_bad_options(conjugate, options, error, message):
+    options = {"n": 5, "progressbar": False} | options
+    with pytest.raises(error, match=message):
+        vix.fit(model=conjugate, **options)
+
+
+def test_bad_every(conjugate):
+    def callback(approx, losses, i):
+        pass
+
+    callback.every = 0
+    with pytest.raises(ValueError, match=r"callback\.every must be a whole number of steps"):
+        vix.fit(5, model=conjugate, callbacks=[callback], **QUIET)
+
+
+def test_options_of_a_name_given_with_an_object(conjugate):
+    with pytest.raises(ValueError, match="start: options for building a method by name"):
+        vix.fit(5, method=vix.ADVI(model=conjugate), start={"mu": 1.0}, **QUIET)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_discrete_variables_are_named(method):
+    with pm.Model() as model:
+        pm.Poisson("count", 3.0)
+        pm.Bernoulli("flag", 0.5)
+        pm.Normal("x")
+    with pytest.raises(ParametrizationError, match="count, flag are discrete"):
+        vix.fit(5, method=method, model=model, **QUIET)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_model_without_free_variables(method):
+    with pm.Model() as model:
+        pm.Normal("y", 0.0, 1.0, observed=1.0)
+    with pytest.raises(TypeError, match="no free variables"):
+        vix.fit(5, method=method, model=model, **QUIET)
+
+
+def test_unknown_options_reach_pymc(conjugate):
+    with pytest.raises(TypeError, match="obj_optimiser"):
+        vix.fit(5, model=conjugate, obj_optimiser=None, **QUIET)
+
+
+def test_nan_parameters_of_every_shape():
+    approx = MeanField(model=MODELS["data_and_dims"]())
+    assert nan_parameters(approx) == []
+    value = approx.params[0].get_value()
+    value[[1, 3]] = np.nan
+    approx.params[0].set_value(value)
+    first, second = nan_parameters(approx)
+    assert "`b`.ravel()[1]" in first
+    assert "`sigma_log__`.ravel()[0]" in second
+    full = vix.FullRankADVI(model=MODELS["correlated"]()).approx
+    full.params[0].set_value(np.full(3, np.nan))
+    assert "`L_tril`" in nan_parameters(full)[0]
+
+
+def test_foreign_inference_keeps_its_own_defaults(conjugate):
+    with pytest.warns(UserWarning, match="experimental inference Operator"):
+        inference = pm.ASVGD(model=conjugate)
+    approx = vix.fit(3, method=inference, **QUIET)
+    assert approx.report.steps == 3
+
+
+def test_temperature_of_the_prior(conjugate):
+    """KLqp(beta=0) leaves the likelihood alone, whose best Gaussian is a point."""
+    inference = KLqp(MeanField(model=conjugate), beta=0.0)
+    approx = vix.fit(3000, method=inference, random_seed=1, **QUIET)
+    assert approx.std.eval()[0] < 0.1
+    assert approx.mean.eval()[0] == pytest.approx(Y.mean(), abs=0.05)
