@@ -64,8 +64,9 @@ def fit(
     obj_n_mc : int, optional
         Draws a step for the gradient: by default 1, for ``"asvgd"`` 500.
     obj_optimizer : callable, optional
-        Any of PyMC's optimizers. By default Adam with a learning rate that falls to zero over the
-        `n` steps (:class:`pymc_vi_ext.optimizers.AnnealedAdam`).
+        Any of PyMC's optimizers. By default Adam with a learning rate that falls over the `n`
+        steps; the result is then the average of the iterates of the second half
+        (:class:`pymc_vi_ext.optimizers.AnnealedAdam`).
     learning_rate : float, optional
         First rate of the default optimizer, 0.05 if not given.
     progressbar : bool
@@ -106,7 +107,7 @@ def fit(
     >>> import pymc_vi_ext as vix
     >>> with pm.Model():
     ...     mu = pm.Normal("mu", 0.0, 1.0)
-    ...     pm.Normal("y", mu, 1.0, observed=[0.5, 1.5, 1.0])
+    ...     pm.Normal("y", mu, 1.0, observed=[0.7, 1.5, 1.0])
     ...     approx = vix.fit(5000, random_seed=1, progressbar=False)
     y
     >>> len(approx.hist), approx.report.stop_reason.value

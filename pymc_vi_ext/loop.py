@@ -123,8 +123,9 @@ def fit_inference(
     seed = int(rng.randint(2**30)) if random_seed is None else random_seed
     if session is None or session.key != key:
         started = time.perf_counter()
-        optimizer = update_kwargs.get("obj_optimizer") or (
-            AnnealedAdam() if learning_rate is None else AnnealedAdam(learning_rate)
+        rate = {} if learning_rate is None else {"learning_rate": learning_rate}
+        optimizer = update_kwargs.get("obj_optimizer") or AnnealedAdam(
+            **rate, average=not approx.any_histograms
         )
         keywords = {**update_kwargs, "obj_optimizer": optimizer}
         program = StepProgram.from_inference(inference, score=scored, **keywords)
@@ -171,7 +172,8 @@ def _run(
     compiled_before = session.loop.compile_s
     started = time.perf_counter()
     trace = _Trace(session.losses, session.steps, n)
-    reason, stopped_by, evidence, error = StopReason.COMPLETED, None, "", None
+    reason, stopped_by, evidence = StopReason.COMPLETED, None, ""
+    error: Exception | None = None
     try:
         with fit_progress(n, progressbar, theme) as progress:
             _steps(session.loop, approx, trace, callbacks, progress)
@@ -192,6 +194,9 @@ def _run(
             "with `approx.hist` and `approx.report`."
         )
     session.loop.write_back()
+    finish = getattr(session.optimizer, "finish", None)
+    if finish and trace.done > session.steps and reason is not StopReason.NOT_FINITE:
+        finish()
     run_s = time.perf_counter() - started - (session.loop.compile_s - compiled_before)
     taken = trace.done - session.steps
     session.losses, session.steps = trace.losses, trace.done
@@ -338,7 +343,9 @@ def _check_callbacks(callbacks: Sequence[Callback] | None) -> Sequence[Callback]
     callbacks = list(callbacks or ())
     for callback in callbacks:
         if not callable(callback):
-            raise TypeError(f"A callback is called as f(approx, losses, i); {callback!r} cannot be.")
+            raise TypeError(
+                f"A callback is called as f(approx, losses, i); {callback!r} cannot be."
+            )
         every = getattr(callback, "every", 1)
         if not isinstance(every, int | np.integer) or every < 1:
             raise ValueError(

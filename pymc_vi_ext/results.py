@@ -33,6 +33,7 @@ _MODE = Mode(linker="py", optimizer="fast_compile")
 
 Sampler = Callable[[int], list[np.ndarray]]
 
+
 class StopReason(enum.Enum):
     """Why a fit ended."""
 

@@ -26,17 +26,17 @@ def conjugate():
 @pytest.mark.parametrize("backend", ["jax", "numba", "c"])
 def test_known_posterior(conjugate, backend):
     """E1: mean sum(y) / 11, sd 1 / sqrt(11) = .301511, ELBO = log evidence."""
-    approx = vix.fit(
-        10_000, model=conjugate, random_seed=1, backend=backend, progressbar=False
-    )
+    approx = vix.fit(10_000, model=conjugate, random_seed=1, backend=backend, progressbar=False)
     sd = 11**-0.5
-    # The annealed iterate scatters by about .04 standard deviations; three times that.
-    assert approx.mean.eval()[0] == pytest.approx(Y.sum() / 11, abs=0.12 * sd)
-    assert approx.std.eval()[0] == pytest.approx(sd, rel=0.12)
+    # The averaged iterate scatters by about .012 standard deviations, the fitted standard
+    # deviation by 1.1 % (25 seeds); four times that.
+    assert approx.mean.eval()[0] == pytest.approx(Y.sum() / 11, abs=0.05 * sd)
+    assert approx.std.eval()[0] == pytest.approx(sd, rel=0.05)
     covariance = np.ones((10, 10)) + np.eye(10)
-    evidence = -0.5 * (Y @ np.linalg.solve(covariance, Y)) - 0.5 * np.linalg.slogdet(
-        2 * np.pi * covariance
-    ).logabsdet
+    evidence = (
+        -0.5 * (Y @ np.linalg.solve(covariance, Y))
+        - 0.5 * np.linalg.slogdet(2 * np.pi * covariance).logabsdet
+    )
     late = approx.hist[-2000:]
     # At the optimum the loss estimates -log evidence; four standard errors, and the gap that
     # the scatter makes.
@@ -46,7 +46,7 @@ def test_known_posterior(conjugate, backend):
 def test_mean_field_of_a_correlated_gaussian():
     """E2: sd sqrt(1 - r^2) = .6 and KL = -log(1 - r^2) / 2 = .510826."""
     approx = vix.fit(10_000, model=MODELS["correlated"](), random_seed=1, **QUIET)
-    np.testing.assert_allclose(approx.std.eval(), 0.6, rtol=0.12)
+    np.testing.assert_allclose(approx.std.eval(), 0.6, rtol=0.05)
     late = approx.hist[-3000:]
     assert late.mean() == pytest.approx(0.510826, abs=4 * late.std() / 3000**0.5 + 5e-3)
 
@@ -56,7 +56,7 @@ def test_full_rank_reaches_the_evidence():
     approx = vix.fit(
         10_000, method="FullRank_ADVI", model=MODELS["correlated"](), random_seed=1, **QUIET
     )
-    np.testing.assert_allclose(approx.cov.eval(), [[1.0, 0.8], [0.8, 1.0]], atol=0.15)
+    np.testing.assert_allclose(approx.cov.eval(), [[1.0, 0.8], [0.8, 1.0]], atol=0.06)
     assert approx.hist[-500:].mean() == pytest.approx(0.0, abs=0.02)
 
 
@@ -79,7 +79,9 @@ def test_svgd_moments(conjugate):
 
 def test_svgd_seed_fixes_the_particles(conjugate):
     def start(seed):
-        return vix.SVGD(n_particles=5, model=conjugate, random_seed=seed).approx.histogram.get_value()
+        return vix.SVGD(
+            n_particles=5, model=conjugate, random_seed=seed
+        ).approx.histogram.get_value()
 
     np.testing.assert_array_equal(start(1), start(1))
     assert not np.array_equal(start(1), start(2))
@@ -206,9 +208,7 @@ def test_zero_steps(conjugate):
 
 
 def test_start_and_start_sigma(conjugate):
-    approx = vix.fit(
-        0, model=conjugate, start={"mu": 2.5}, start_sigma={"mu": 0.2}, **QUIET
-    )
+    approx = vix.fit(0, model=conjugate, start={"mu": 2.5}, start_sigma={"mu": 0.2}, **QUIET)
     assert approx.mean.eval()[0] == 2.5
     assert approx.std.eval()[0] == pytest.approx(0.2)
 

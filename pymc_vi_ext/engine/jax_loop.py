@@ -51,6 +51,10 @@ class JaxLoop:
         self._shared = [*program.state, *program.data]
         self._scored = program.loss is not None
         self._signature: Any = None
+        # Set by _load: the compiled loop, its state and loss buffer, and what it only reads.
+        self._loop: Any
+        self._carry: list
+        self._data: list
         self.compile_s = 0.0
         with _double_precision():
             self._load()
@@ -80,10 +84,8 @@ class JaxLoop:
     def write_back(self) -> None:
         """Store parameters, optimizer state and random generators in the shared variables."""
         for variable, value in zip(self._program.state, self._carry[0], strict=True):
-            if isinstance(variable.type, RandomType):
-                new = generator_from_key(value["jax_state"])
-            else:
-                new = np.array(value)
+            random = isinstance(variable.type, RandomType)
+            new = generator_from_key(value["jax_state"]) if random else np.array(value)
             variable.set_value(new, borrow=True)
         self._seen = self._storages()
 
@@ -100,7 +102,10 @@ class JaxLoop:
         signature = [_signature(v) for v in self._shared]
         if stale := signature != self._signature:
             self._step: JaxStep = jax_step(self._program)
-        self._data = [*map(_to_device, self._step.arrays), *map(jax.device_put, self._step.constants)]
+        self._data = [
+            *map(_to_device, self._step.arrays),
+            *map(jax.device_put, self._step.constants),
+        ]
         state = [_to_device(v) for v in self._program.state]
         buffer = jax.device_put(np.zeros(CAPACITY if self._scored else 0, pytensor.config.floatX))
         self._carry = [state, buffer]

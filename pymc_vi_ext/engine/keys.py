@@ -22,7 +22,7 @@ def key_from_generator(generator: np.random.Generator) -> jax.Array:
         twin.state = state
         word = int(np.random.Generator(twin).integers(1 << _WORD, dtype=np.uint64, endpoint=False))
     data = np.array([word >> 32, word & 0xFFFFFFFF], dtype=np.uint32)
-    return jax.random.wrap_key_data(data, impl="threefry2x32")
+    return jax.random.wrap_key_data(jax.device_put(data), impl="threefry2x32")
 
 
 def generator_from_key(key: jax.Array) -> np.random.Generator:

@@ -5,6 +5,7 @@ from typing import Any
 import pymc as pm
 
 from pymc.variational import inference
+
 from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.inference._base import EngineFit, continuous_model
 
@@ -41,10 +42,10 @@ class ADVI(EngineFit, inference.ADVI):
     >>> import pymc as pm
     >>> import pymc_vi_ext as vix
     >>> with pm.Model():
-    ...     x = pm.Normal("x", 1.0, 2.0)
+    ...     x = pm.Normal("x", 1.0, 0.5)
     ...     approx = pm.fit(5000, method=vix.ADVI(random_seed=1), progressbar=False)
     >>> round(float(approx.mean.eval()[0]), 1), round(float(approx.std.eval()[0]), 1)
-    (1.0, 2.0)
+    (1.0, 0.5)
     """
 
     def __init__(self, *, model: pm.Model | None = None, random_seed: Any = None, **kwargs: Any):

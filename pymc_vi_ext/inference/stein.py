@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pymc as pm
 
+from pymc.pytensorf import floatX
 from pymc.variational import inference
 from pymc.variational.approximations import FullRank
-from pymc.pytensorf import floatX
 
 from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.inference._base import EngineFit, continuous_model

@@ -127,20 +127,20 @@ def test_shared_values_set_between_steps_are_read():
 
     inference = vix.ADVI(model=model, random_seed=1)
     approx = inference.fit(4000, **QUIET)
-    # The annealed iterate scatters by about .02 at this many steps.
-    assert approx.mean.eval()[0] == pytest.approx(exact(Y), abs=0.08)
+    # The averaged iterate scatters by about .006 at this many steps.
+    assert approx.mean.eval()[0] == pytest.approx(exact(Y), abs=0.025)
     for values in (Y + 2.0, more):
         with model:
             pm.set_data({"y": values})
         inference.fit(4000, **QUIET)
-        assert approx.mean.eval()[0] == pytest.approx(exact(values), abs=0.08)
+        assert approx.mean.eval()[0] == pytest.approx(exact(values), abs=0.025)
 
     def jump(approx, losses, i):
         approx.params[0].set_value(np.array([100.0]))
 
     jump.every = 5
-    inference.fit(6, callbacks=[jump], **QUIET)
-    assert approx.mean.eval()[0] > 99
+    inference.fit(6, callbacks=[jump], obj_optimizer=pm.sgd(learning_rate=0.0), **QUIET)
+    assert approx.mean.eval()[0] == 100.0
 
 
 def test_large_constants_become_arguments():
@@ -240,7 +240,7 @@ def test_float32():
             pm.Normal("y", mu, 1.0, observed=Y.astype("float32"))
         approx = vix.fit(3000, model=model, random_seed=1, **QUIET)
         assert approx.params[0].get_value().dtype == np.float32
-        assert approx.mean.eval()[0] == pytest.approx(Y.sum() / 11, abs=0.08)
+        assert approx.mean.eval()[0] == pytest.approx(Y.sum() / 11, abs=0.025)
 
 
 def test_losses_longer_than_the_buffer(monkeypatch):

@@ -1,0 +1,81 @@
+# Two commands do everything on a fresh clone: `make compare` and `make test`.
+# They need make and a Python 3.12 or newer; name another with `make PYTHON=...`.
+
+PYTHON ?= $(shell command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+LATEST := .venv-latest
+BIN := $(VENV)/bin
+CONFIG ?= configs/mixture.yaml
+
+# The reference posteriors, where a copy lies beside the checkout.
+ifneq ($(wildcard ../shared/posteriordb),)
+export POSTERIORDB ?= $(abspath ../shared/posteriordb)
+endif
+
+# No service may be called home, and none is.
+export MLFLOW_DISABLE_TELEMETRY = true
+export DO_NOT_TRACK = true
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup compare validate test test-latest lint types docs bench schema constraints clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 14
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \
+	  { echo "pymc-vi-ext needs Python 3.12 or newer: make PYTHON=/path/to/python3.12"; exit 1; }
+	@echo "Setting up $(VENV) (a few minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all]' --group dev
+	@touch $@
+
+$(LATEST)/.ready: pyproject.toml constraints-latest.txt
+	@echo "Setting up $(LATEST) with the newest PyMC (a few minutes, once)"
+	@$(PYTHON) -m venv $(LATEST)
+	@$(LATEST)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(LATEST)/bin/python -m pip install --quiet -c constraints-latest.txt \
+	  -e '.[flows,samplers]' --group dev
+	@touch $@
+
+setup: $(VENV)/.ready  ## Set up .venv
+
+compare: $(VENV)/.ready  ## Run the comparison of CONFIG (configs/mixture.yaml)
+	@$(BIN)/python -m flows compare $(CONFIG)
+
+validate: $(VENV)/.ready  ## Check CONFIG
+	@$(BIN)/python -m flows validate $(CONFIG)
+
+test: $(VENV)/.ready lint types  ## Lint, types, tests and the documentation's examples
+	$(BIN)/python -m pytest -n auto
+
+test-latest: $(LATEST)/.ready  ## The tests on the newest PyMC, without pymc-extras
+	$(LATEST)/bin/python -m pytest -n auto
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready
+	$(BIN)/mypy
+
+docs: $(VENV)/.ready  ## Build the documentation into docs/_build
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+bench: $(VENV)/.ready  ## Time a step and a fit beside every rival; writes docs/benchmarks
+	$(BIN)/python -m tests.benchmarks.speed --out docs/benchmarks
+
+schema: $(VENV)/.ready  ## Write configs/schema.json from the code
+	$(BIN)/python -m pymc_vi_ext.comparison.config > configs/schema.json
+
+constraints: $(VENV)/.ready  ## Pin the dependencies anew
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile -q --universal --no-annotate --no-header --upgrade \
+	  pyproject.toml --extra all --group dev -o constraints.txt
+	echo 'pymc>=6.4' | $(BIN)/uv pip compile -q --universal --no-annotate --no-header --upgrade \
+	  pyproject.toml --extra flows --extra samplers --group dev -c - -o constraints-latest.txt
+
+clean:
+	rm -rf $(VENV) $(LATEST) docs/_build .pytest_cache .mypy_cache .ruff_cache

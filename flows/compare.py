@@ -1,0 +1,155 @@
+"""The comparison as a flow: a task per (method, seed), then one that scores them all.
+
+Tasks take specifications and seeds and return run ids and paths. Nothing is cached or persisted by
+Prefect, which would hash models and pickle results.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, Failed, State
+
+from pymc_vi_ext.comparison import MethodSpec, ReferenceWarning, Status, run_method, summarise
+from pymc_vi_ext.comparison.config import ComparisonConfig, build_model, load_config
+from pymc_vi_ext.comparison.storage import load_result, save_result
+from pymc_vi_ext.tracking import (
+    Execution,
+    MlflowTracker,
+    RunStatus,
+    report_comparison,
+    report_result,
+)
+
+
+class MethodsFailed(Exception):
+    """Some methods failed; ``report`` is what the flow returns when none does."""
+
+    def __init__(self, message: str, report: dict[str, Any]):
+        super().__init__(message)
+        self.report = report
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def begin(config: dict[str, Any], text: str, tracking_uri: str) -> dict[str, Any]:
+    """Create the MLflow runs; return their ids."""
+    parsed = ComparisonConfig.model_validate(config)
+    tracker = MlflowTracker(tracking_uri)
+    names = [f"{spec.label} seed {seed}" for spec in parsed.specs() for seed in parsed.seeds]
+    execution = tracker.begin(parsed.name, names, {"model": parsed.model})
+    settings = {
+        "model": parsed.model,
+        "draws": parsed.draws,
+        "seeds": parsed.seeds,
+        "reference": parsed.reference,
+        **{f"parameter/{name}": value for name, value in parsed.parameters.items()},
+    }
+    tracker.log_params(execution.parent, settings)
+    tracker.log_text(execution.parent, text, "config.yaml")
+    return {"parent": execution.parent, "children": list(execution.children)}
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def run(
+    path: str,
+    config: dict[str, Any],
+    allow_code: bool,
+    index: int,
+    seed: int,
+    folder: str,
+    tracking_uri: str,
+    run_id: str,
+) -> State:
+    """Run a method with a seed, write the result to `folder` and record it."""
+    parsed = ComparisonConfig.model_validate(config)
+    spec: MethodSpec = parsed.specs()[index]
+    model = build_model(parsed, path, allow_code=allow_code)
+    result = run_method(model, spec, seed, parsed.draws)
+    save_result(result, folder)
+    report_result(MlflowTracker(tracking_uri), run_id, result, Path(folder))
+    if result.status is Status.FAILED:
+        return Failed(message=result.reason)
+    return Completed()
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def score(
+    config: dict[str, Any], folders: list[str], ids: dict[str, Any], tracking_uri: str
+) -> dict[str, Any]:
+    """Score all results against the reference and record that; return the table."""
+    parsed = ComparisonConfig.model_validate(config)
+    with warnings.catch_warnings():
+        # The table has it as a note, and the command line prints the notes.
+        warnings.simplefilter("ignore", ReferenceWarning)
+        comparison = summarise([load_result(folder) for folder in folders], parsed.reference)
+    execution = Execution(ids["parent"], tuple(ids["children"]))
+    report_comparison(MlflowTracker(tracking_uri), execution, comparison)
+    return {"table": comparison.table.reset_index().to_dict(orient="records"), **ids}
+
+
+@flow(name="compare", persist_result=False)
+def compare(config: str, tracking_uri: str, allow_code: bool = False) -> State:
+    """Run the comparison that a YAML file describes and keep it in MLflow.
+
+    Parameters
+    ----------
+    config : str
+        Path of the configuration.
+    tracking_uri : str
+        MLflow's, such as ``sqlite:////home/me/runs/mlflow.db``.
+    allow_code : bool
+        Whether the model may be code outside the zoo.
+
+    Returns
+    -------
+    prefect.states.State
+        Its result is a dict with the ``table`` (records) and the run ids ``parent`` and
+        ``children``. Failed, with MethodsFailed, if a method failed; the others are finished
+        nevertheless.
+    """
+    parsed = load_config(config, allow_code=allow_code)
+    plain = parsed.model_dump(mode="json", exclude_unset=True)
+    ids = begin(plain, Path(config).read_text(encoding="utf-8"), tracking_uri)
+    runs = [(index, seed) for index in range(len(parsed.methods)) for seed in parsed.seeds]
+    open_runs = dict.fromkeys([*ids["children"], ids["parent"]])
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            folders = []
+            # In sequence: PyTensor's compilation is not safe in threads.
+            for number, (index, seed) in enumerate(runs):
+                run_id, folder = ids["children"][number], str(Path(scratch, str(number)))
+                named = run.with_options(task_run_name=f"{parsed.specs()[index].label} seed {seed}")
+                state = named(
+                    config,
+                    plain,
+                    allow_code,
+                    index,
+                    seed,
+                    folder,
+                    tracking_uri,
+                    run_id,
+                    return_state=True,
+                )
+                if not Path(folder, "result.json").exists():
+                    state.result()  # raises: not the method failed, but what is around it
+                folders.append(folder)
+                if state.is_failed():
+                    del open_runs[run_id]
+            report = score(plain, folders, ids, tracking_uri)
+            open_runs.clear()
+    finally:
+        for run_id in open_runs:
+            MlflowTracker(tracking_uri).end(run_id, RunStatus.KILLED)
+    failed = dict.fromkeys(
+        row["method"] for row in report["table"] if row["status"] == Status.FAILED.value
+    )
+    if failed:
+        message = f"Failed: {', '.join(failed)}."
+        return Failed(message=message, data=MethodsFailed(message, report))
+    return Completed(message=f"{len(runs)} runs finished.", data=report)

@@ -1,0 +1,42 @@
+"""Run several methods on one model, score them against a reference and tabulate."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pymc_vi_ext.comparison.methods import METHODS, MethodSpec, make_spec
+from pymc_vi_ext.comparison.runner import (
+    Comparison,
+    ReferenceWarning,
+    compare,
+    run_method,
+    summarise,
+)
+from pymc_vi_ext.comparison.types import MethodResult, Status
+
+if TYPE_CHECKING:
+    from pymc_vi_ext.comparison.config import ComparisonConfig, ConfigError, load_config
+
+__all__ = [
+    "METHODS",
+    "Comparison",
+    "ComparisonConfig",
+    "ConfigError",
+    "MethodResult",
+    "MethodSpec",
+    "ReferenceWarning",
+    "Status",
+    "compare",
+    "load_config",
+    "make_spec",
+    "run_method",
+    "summarise",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The configuration needs pydantic, which a plain `compare` does not.
+    if name in {"ComparisonConfig", "ConfigError", "load_config"}:
+        return getattr(import_module(f"{__name__}.config"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,281 @@
+"""Comparisons described in YAML.
+
+``python -m pymc_vi_ext.comparison.config PATH`` writes the JSON schema of the configuration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+import sys
+import typing
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+
+import pymc as pm
+
+from pymc_vi_ext import zoo
+from pymc_vi_ext.comparison.methods import METHODS, MethodSpec
+from pymc_vi_ext.comparison.runner import check_plan
+
+try:
+    import pydantic
+    import yaml
+
+    from pydantic import BaseModel, ConfigDict, Field
+except ImportError as error:
+    raise ImportError(
+        "Configurations need pydantic and pyyaml: pip install 'pymc-vi-ext[flows]'."
+    ) from error
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; one sentence per problem, with its place in the YAML."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _method_model(name: str) -> type[BaseModel]:
+    """Return the section of a method, with the options of its row in the table."""
+    options = METHODS[name].options
+    types = typing.get_type_hints(options)
+    fields: dict[str, Any] = {
+        "name": (Literal[name], Field(description="Which method.")),
+        "label": (str, Field(default="", description="Name in tables; the method's if empty.")),
+    }
+    for option in dataclasses.fields(options):
+        fields[option.name] = (
+            types[option.name],
+            Field(default=option.default, **option.metadata),
+        )
+    return pydantic.create_model(
+        f"Method_{name}", __base__=_Strict, __doc__=options.__doc__, **fields
+    )
+
+
+if TYPE_CHECKING:
+    _Method = Any
+else:
+    _Method = Annotated[
+        Union[tuple(_method_model(name) for name in METHODS)],  # noqa: UP007
+        Field(discriminator="name"),
+    ]
+
+
+class ComparisonConfig(_Strict):
+    """A comparison: a model, the methods that run on it, and the reference."""
+
+    name: str = Field(min_length=1, description="Name of the comparison, its MLflow experiment.")
+    model: str = Field(
+        description="A model of the zoo, or package.module:factory, or file.py:factory (relative "
+        "to this file), a function that returns a pymc.Model."
+    )
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="Passed to the model's factory."
+    )
+    methods: list[_Method] = Field(min_length=1, description="The methods, in their order.")
+    reference: str | None = Field(
+        default="nuts", description="Label of the method that distances are measured to."
+    )
+    seeds: list[int] = Field(
+        default=[1], min_length=1, description="Each method runs once with each."
+    )
+    draws: int = Field(
+        default=1000, ge=1, description="Draws of an approximation, and of each chain."
+    )
+
+    def specs(self) -> list[MethodSpec]:
+        """Return the methods as specifications."""
+        return [
+            MethodSpec(
+                method.name,
+                method.model_dump(exclude={"name", "label"}, exclude_unset=True),
+                method.label,
+            )
+            for method in self.methods
+        ]
+
+
+def load_config(path: str | Path, *, allow_code: bool = False) -> ComparisonConfig:
+    r"""Read and check a configuration.
+
+    Parameters
+    ----------
+    path : str or Path
+        YAML file.
+    allow_code : bool
+        Whether the model may name code outside the zoo.
+
+    Returns
+    -------
+    ComparisonConfig
+
+    Raises
+    ------
+    ConfigError
+        With a sentence per problem that says where it is.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from pymc_vi_ext.comparison import load_config
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "gamma.yaml")
+    >>> _ = path.write_text("name: demo\nmodel: gamma\nmethods: [{name: nuts}]")
+    >>> load_config(path).draws
+    1000
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: has no keys; it needs name, model and methods.")
+    try:
+        config = ComparisonConfig.model_validate(content)
+    except pydantic.ValidationError as error:
+        problems = [_sentence(problem, content) for problem in error.errors()]
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems)) from None
+    _raise_problems(config, path, allow_code)
+    return config
+
+
+def build_model(
+    config: ComparisonConfig, path: str | Path, *, allow_code: bool = False
+) -> pm.Model:
+    """Build the model of a configuration.
+
+    Parameters
+    ----------
+    config : ComparisonConfig
+    path : str or Path
+        Of the configuration; a ``file.py`` is looked for beside it.
+    allow_code : bool
+        Whether the model may name code outside the zoo.
+
+    Returns
+    -------
+    pymc.Model
+
+    Raises
+    ------
+    ConfigError
+        If the code is not allowed or not found, raises, or does not return a model.
+    """
+    path = Path(path)
+    _raise_problems(config, path, allow_code)
+    factory = _factory(config.model, path) if ":" in config.model else zoo.MODELS[config.model]
+    try:
+        model = factory(**config.parameters)
+    except Exception as error:
+        raise ConfigError(
+            f"{path}: model: {config.model} cannot be built: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, pm.Model):
+        raise ConfigError(
+            f"{path}: model: {config.model} returned {type(model).__name__}, not a pymc.Model."
+        )
+    return model
+
+
+def json_schema() -> str:
+    """Return the JSON schema of a configuration, as text."""
+    return json.dumps(ComparisonConfig.model_json_schema(), indent=2) + "\n"
+
+
+def _raise_problems(config: ComparisonConfig, path: Path, allow_code: bool) -> None:
+    problems = list(_problems(config, allow_code))
+    if problems:
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
+
+
+def _problems(config: ComparisonConfig, allow_code: bool) -> Iterator[str]:
+    """Yield what the types alone do not tell."""
+    if ":" not in config.model:
+        try:
+            zoo.check_parameters(config.model, config.parameters)
+        except ValueError as error:
+            place = "model" if config.model not in zoo.MODELS else "parameters"
+            yield f"{place}: {error}."
+    elif not allow_code:
+        yield (
+            f"model: {config.model} is code outside the zoo, which runs only with --allow-code "
+            "(allow_code=True)."
+        )
+    specs = config.specs()
+    if config.reference is not None and config.reference not in {spec.label for spec in specs}:
+        labels = ", ".join(spec.label for spec in specs)
+        yield f"reference: {config.reference!r} is none of the methods that run: {labels}."
+    try:
+        check_plan(specs, config.seeds, None)
+    except ValueError as error:
+        yield f"{'seeds' if 'seeds' in str(error) else 'methods'}: {error}"
+
+
+def _factory(name: str, path: Path) -> Callable[..., Any]:
+    place, _, attribute = name.rpartition(":")
+    try:
+        if place.endswith(".py"):
+            file = (path.parent / place).resolve()
+            spec = importlib.util.spec_from_file_location(file.stem, file)
+            if not file.exists() or spec is None or spec.loader is None:
+                raise ConfigError(f"{path}: model: there is no file {file}.")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+        return getattr(module, attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{path}: model: {name} cannot be loaded: {error}.") from error
+
+
+def _sentence(problem: Any, content: dict) -> str:
+    """Say what pydantic found, where in the YAML, and what would be right."""
+    place, section = _locate(problem["loc"], content)
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = ", ".join(section.model_fields)
+        return f"{place}: unknown key; known keys: {known}."
+    if kind == "missing":
+        return f"{place}: this key is required."
+    if kind == "union_tag_invalid":
+        return f"{place}.name: unknown method {context['tag']!r}; known: {', '.join(METHODS)}."
+    if kind == "union_tag_not_found":
+        return f"{place}.name: this key is required; one of {', '.join(METHODS)}."
+    if kind in {"model_attributes_type", "model_type"}:
+        return f"{place}: needs keys, such as `- name: nuts`, not {problem['input']!r}."
+    return f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}."
+
+
+def _locate(loc: tuple, content: Any) -> tuple[str, type[BaseModel]]:
+    """Return a path such as ``methods[1].n`` and the section that its last key is in."""
+    place = ""
+    section: type[BaseModel] = ComparisonConfig
+    for i, part in enumerate(loc):
+        if isinstance(part, int):
+            place += f"[{part}]"
+        elif i == 2 and loc[0] == "methods" and part in _SECTIONS:
+            section = _SECTIONS[part]  # pydantic names the branch of the union, the YAML does not
+        else:
+            place += f".{part}" if place else str(part)
+    return place, section
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    typing.get_args(section.model_fields["name"].annotation)[0]: section
+    for section in typing.get_args(typing.get_args(_Method)[0])
+}
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(json_schema(), encoding="utf-8")

@@ -1,0 +1,247 @@
+"""The table of runnable methods, and their options.
+
+A method is one row: its options (a dataclass, from which the configuration takes its keys) and the
+function that runs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import pymc as pm
+
+
+def _option(default: Any, description: str, **bounds: float) -> Any:
+    """Return a field whose description and bounds (``ge``, ``gt``, ``lt``) reach the schema."""
+    return dataclasses.field(default=default, metadata={"description": description, **bounds})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NutsOptions:
+    """Options of NUTS."""
+
+    sampler: Literal["pymc", "nutpie", "numpyro", "blackjax"] = _option(
+        "pymc", "Implementation of NUTS."
+    )
+    tune: int = _option(1000, "Tuning transitions of a chain, discarded.", ge=1)
+    chains: int = _option(4, "Number of chains.", ge=1)
+    target_accept: float = _option(0.8, "Acceptance rate the step size is tuned to.", gt=0, lt=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """Options of a variational method."""
+
+    n: int = _option(10_000, "Number of optimisation steps.", ge=1)
+    learning_rate: float | None = _option(None, "First rate of the default optimizer.", gt=0)
+    obj_n_mc: int | None = _option(None, "Draws a step for the gradient.", ge=1)
+    backend: Literal["auto", "jax", "numba", "c"] = _option("auto", "What runs the steps.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SvgdOptions(FitOptions):
+    """Options of Stein variational gradient descent."""
+
+    n: int = _option(300, "Number of optimisation steps.", ge=1)
+    n_particles: int = _option(1000, "Number of particles.", ge=2)
+
+
+class Run(Protocol):
+    """Function that runs a method and returns the fields of a MethodResult that it knows."""
+
+    def __call__(
+        self, model: pm.Model, name: str, options: Any, draws: int, seed: int, progressbar: bool
+    ) -> dict[str, Any]:
+        """Run `name` on `model`."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table of methods."""
+
+    options: type
+    run: Run
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """Which method to run, how, and what to call it.
+
+    Attributes
+    ----------
+    name : str
+        Name in :data:`METHODS`.
+    options : mapping of str
+        Options that differ from the defaults.
+    label : str
+        Name of its row in tables and figures; the method's name if empty.
+    """
+
+    name: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the names and fill in the label."""
+        if self.name not in METHODS:
+            raise ValueError(f"Unknown method {self.name!r}: the known ones are {_list(METHODS)}.")
+        known = [option.name for option in dataclasses.fields(METHODS[self.name].options)]
+        for option in self.options:
+            if option not in known:
+                raise ValueError(
+                    f"Method {self.name!r} has no option {option!r}: it takes {_list(known)}."
+                )
+        object.__setattr__(self, "label", self.label or self.name)
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """All options by name, defaults included."""
+        return dataclasses.asdict(METHODS[self.name].options(**self.options))
+
+
+def make_spec(method: str | Mapping[str, Any] | MethodSpec) -> MethodSpec:
+    """Turn what a user may write for a method into a :class:`MethodSpec`.
+
+    Parameters
+    ----------
+    method : str, mapping or MethodSpec
+        A name, or a mapping with ``name``, its options and perhaps a ``label``.
+
+    Returns
+    -------
+    MethodSpec
+
+    Raises
+    ------
+    ValueError
+        If the method or an option is unknown; the message lists the known ones.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.comparison import make_spec
+    >>> make_spec({"name": "svgd", "n_particles": 200, "label": "svgd-200"}).label
+    'svgd-200'
+    """
+    if isinstance(method, MethodSpec):
+        return method
+    if isinstance(method, str):
+        return MethodSpec(method)
+    if not isinstance(method, Mapping) or "name" not in method:
+        raise ValueError(f"A method is a name or a mapping with a `name`, not {method!r}.")
+    options = {key: value for key, value in method.items() if key not in {"name", "label"}}
+    return MethodSpec(method["name"], options, method.get("label", ""))
+
+
+def _run_nuts(
+    model: pm.Model, name: str, options: NutsOptions, draws: int, seed: int, progressbar: bool
+) -> dict[str, Any]:
+    _require(options.sampler)
+    start = time.perf_counter()
+    if options.sampler == "blackjax":
+        from pymc_vi_ext.comparison._blackjax import sample_blackjax
+
+        datatree = sample_blackjax(
+            model, draws, options.tune, options.chains, seed, options.target_accept
+        )
+    else:
+        datatree = pm.sample(
+            draws,
+            tune=options.tune,
+            chains=options.chains,
+            # Chains in forked processes deadlock once JAX has run in this one, and spawned ones
+            # need a guarded main module and seconds each to start. nutpie uses threads.
+            cores=options.chains if options.sampler == "nutpie" else 1,
+            random_seed=seed,
+            nuts_sampler=options.sampler,
+            nuts=_sampler_kwargs(options),
+            model=model,
+            progressbar=progressbar,
+            quiet=not progressbar,
+            compute_convergence_checks=False,  # the comparison reports R-hat and ESS itself
+        )
+    elapsed = time.perf_counter() - start
+    sampling = float(datatree["posterior"].attrs["sampling_time"])
+    return {
+        "datatree": datatree,
+        "compile_s": max(elapsed - sampling, 0.0),
+        "sample_s": sampling,
+        "backend": options.sampler,
+        "versions": _versions("pymc", options.sampler),
+    }
+
+
+def _run_fit(
+    model: pm.Model, name: str, options: FitOptions, draws: int, seed: int, progressbar: bool
+) -> dict[str, Any]:
+    from pymc_vi_ext.fitting import fit
+    from pymc_vi_ext.results import to_datatree
+
+    approx = fit(
+        options.n,
+        name,
+        model,
+        random_seed=seed,
+        inf_kwargs=(
+            {"n_particles": options.n_particles} if isinstance(options, SvgdOptions) else None
+        ),
+        backend=options.backend,
+        obj_n_mc=options.obj_n_mc,
+        learning_rate=options.learning_rate,
+        progressbar=progressbar,
+    )
+    report = approx.report
+    start = time.perf_counter()
+    datatree = to_datatree(approx, draws=draws, random_seed=seed)
+    return {
+        "datatree": datatree,
+        "losses": approx.hist,
+        "compile_s": report.timings.graph_s + report.timings.compile_s,
+        "fit_s": report.timings.run_s,
+        "sample_s": time.perf_counter() - start,
+        "steps": report.steps,
+        "backend": report.backend,
+        "stop_reason": report.stop_reason.value,
+        "versions": dict(report.versions),
+    }
+
+
+METHODS: dict[str, Method] = {
+    "nuts": Method(NutsOptions, _run_nuts),
+    "advi": Method(FitOptions, _run_fit),
+    "fullrank_advi": Method(FitOptions, _run_fit),
+    "svgd": Method(SvgdOptions, _run_fit),
+    "asvgd": Method(FitOptions, _run_fit),
+}
+
+
+def _sampler_kwargs(options: NutsOptions) -> dict[str, Any]:
+    kwargs: dict[str, Any] = {"target_accept": options.target_accept}
+    if options.sampler == "numpyro":
+        # On two cores: iris 9 s of sampling against 32 in sequence, mixture 11 s against 5.
+        # "parallel", PyMC's default, warns where devices are fewer than chains.
+        kwargs["chain_method"] = "vectorized"
+    return kwargs
+
+
+def _require(sampler: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(sampler) is None:
+        raise ImportError(
+            f"The NUTS sampler {sampler!r} is not installed: pip install 'pymc-vi-ext[samplers]'."
+        )
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {package: version(package) for package in packages}
+
+
+def _list(names: Any) -> str:
+    return ", ".join(names)

@@ -1,0 +1,331 @@
+"""``compare``: methods and seeds in, scores and figures out."""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+import warnings
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+
+from pymc_vi_ext.comparison.methods import METHODS, MethodSpec, make_spec
+from pymc_vi_ext.comparison.scores import NAN, divergences, rhat_max, score
+from pymc_vi_ext.comparison.types import MethodResult, Status
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from matplotlib.figure import Figure
+
+RHAT_LIMIT = 1.01
+
+
+class ReferenceWarning(UserWarning):
+    """The reference is missing or has not converged, so that distances to it mean little."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Results of several methods on one model, scored against a reference.
+
+    Attributes
+    ----------
+    results : tuple of MethodResult
+        One per (method, seed), in the order in which they ran.
+    table : pandas.DataFrame
+        One row per result, indexed by ``method`` (label) and ``seed``: ``status``, the metrics of
+        :data:`pymc_vi_ext.comparison.scores.KEYS` (seconds, nats, reference standard deviations)
+        and ``note``, what a reader should know before trusting the row.
+    reference : xarray.DataTree or None
+        The posterior that the distances are measured to.
+    reference_name : str
+        What figures call it; empty if there is none.
+    """
+
+    results: tuple[MethodResult, ...]
+    table: pd.DataFrame
+    reference: xr.DataTree | None
+    reference_name: str
+
+    def plot_kde(self, var_names: Sequence[str] | None = None) -> Figure:
+        """Overlay the marginal densities of all methods, a panel per element.
+
+        Parameters
+        ----------
+        var_names : sequence of str, optional
+            By default all variables, Deterministics included.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from pymc_vi_ext.plots import plot_kde
+
+        return plot_kde(self.posteriors(), var_names, labels=self.labels)
+
+    def plot_elbo(self) -> Figure:
+        """Draw the ELBO (nats) of each optimisation against its steps.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from pymc_vi_ext.plots import plot_elbo
+
+        traces = {
+            name: result.losses for name, result in zip(self.names, self.results, strict=True)
+        }
+        return plot_elbo(traces, labels=self.labels)
+
+    def posteriors(self) -> dict[str, xr.DataTree]:
+        """Return the posteriors of the runs that finished, the given reference's first.
+
+        Returns
+        -------
+        dict of str to xarray.DataTree
+            By the names that figures show.
+        """
+        found = {
+            name: result.datatree
+            for name, result in zip(self.names, self.results, strict=True)
+            if result.datatree is not None
+        }
+        if self.reference is not None and self.reference_name not in found:
+            found = {self.reference_name: self.reference, **found}
+        return found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each result in figures: the label, and the seed where there are several."""
+        seeds = {result.seed for result in self.results}
+        return tuple(
+            f"{result.label} (seed {result.seed})" if len(seeds) > 1 else result.label
+            for result in self.results
+        )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All names that figures may show, in the order that gives them their colours."""
+        return tuple(dict.fromkeys(filter(None, [self.reference_name, *self.names])))
+
+
+def compare(
+    model: pm.Model,
+    methods: Sequence[str | Mapping[str, Any] | MethodSpec] = ("nuts", "advi", "svgd"),
+    reference: str | xr.DataTree | None = "nuts",
+    seeds: Sequence[int] = (1,),
+    draws: int = 1000,
+    *,
+    progressbar: bool = False,
+) -> Comparison:
+    """Run methods on a model, one after the other, and score them against a reference.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    methods : sequence of str, mapping or MethodSpec
+        Names, or mappings with ``name``, options and perhaps a ``label``, such as
+        ``{"name": "svgd", "n_particles": 200}``. Each option is a field of the method's options
+        class in :data:`pymc_vi_ext.comparison.METHODS`.
+    reference : str or xarray.DataTree, optional
+        Label of one of the methods, whose first finished seed is the reference, or a posterior.
+        None measures no distances.
+    seeds : sequence of int
+        Each method runs once with each.
+    draws : int
+        Draws from each approximation, and of each chain of a sampler.
+    progressbar : bool
+        Whether the methods show their progress.
+
+    Returns
+    -------
+    Comparison
+        A method that failed has status FAILED and its traceback in ``error``.
+
+    Raises
+    ------
+    ValueError
+        If a method, an option or the reference is unknown, or a label is not unique.
+
+    Warns
+    -----
+    ReferenceWarning
+        If the reference failed, or has an R-hat above 1.01.
+
+    Examples
+    --------
+    >>> import pymc_vi_ext as vix
+    >>> c = vix.compare(
+    ...     vix.zoo.build("gamma", n=50),
+    ...     methods=["fullrank_advi", {"name": "advi", "n": 2000}],
+    ...     reference="fullrank_advi",
+    ... )
+    >>> list(c.table["status"])
+    ['FINISHED', 'FINISHED']
+    """
+    specs = [make_spec(method) for method in methods]
+    check_plan(specs, seeds, reference if isinstance(reference, str) else None)
+    if isinstance(reference, xr.DataTree):
+        _check_reference(model, reference)
+    results = [
+        run_method(model, spec, seed, draws, progressbar=progressbar)
+        for spec in specs
+        for seed in seeds
+    ]
+    return summarise(results, reference)
+
+
+def check_plan(specs: Sequence[MethodSpec], seeds: Sequence[int], reference: str | None) -> None:
+    """Raise ValueError if the runs could not be told apart or the reference is not among them."""
+    if not specs or not seeds:
+        raise ValueError("A comparison needs at least one method and one seed.")
+    labels = [spec.label for spec in specs]
+    for label, count in Counter(labels).items():
+        if count > 1:
+            raise ValueError(f"{count} methods are called {label!r}: give each its own `label`.")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"The seeds {list(seeds)} are not all different.")
+    if reference is not None and reference not in labels:
+        raise ValueError(
+            f"The reference {reference!r} is none of the methods that run: {', '.join(labels)}."
+        )
+
+
+def _check_reference(model: pm.Model, reference: xr.DataTree) -> None:
+    """Raise before anything runs, rather than when the results are scored."""
+    posterior = reference.children.get("posterior")
+    names = [rv.name for rv in model.unobserved_RVs]
+    if posterior is None or not set(names) & set(posterior.data_vars):
+        raise ValueError(
+            "The reference needs a /posterior with variables of the model: " + ", ".join(names)
+        )
+    for name, shape in model.eval_rv_shapes().items():
+        if name in posterior.data_vars and posterior[name].shape[2:] != tuple(shape):
+            raise ValueError(
+                f"Variable {name!r} has shape {posterior[name].shape[2:]} in the reference, but "
+                f"{tuple(map(int, shape))} in the model."
+            )
+
+
+def run_method(
+    model: pm.Model,
+    spec: str | Mapping[str, Any] | MethodSpec,
+    seed: int,
+    draws: int = 1000,
+    *,
+    progressbar: bool = False,
+) -> MethodResult:
+    """Run one method with one seed; an error becomes part of the result.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    spec : str, mapping or MethodSpec
+    seed : int
+    draws : int
+        Draws from an approximation, or of each chain of a sampler.
+    progressbar : bool
+
+    Returns
+    -------
+    MethodResult
+    """
+    spec = make_spec(spec)
+    common: dict[str, Any] = {
+        "label": spec.label,
+        "name": spec.name,
+        "seed": seed,
+        "options": spec.all_options,
+    }
+    method = METHODS[spec.name]
+    try:
+        found = method.run(
+            model, spec.name, method.options(**spec.options), draws, seed, progressbar
+        )
+    except Exception as error:  # the other methods go on; the traceback is in the result
+        partial = getattr(error, "approx", None)  # what `fit` had got by then
+        return MethodResult(
+            **common,
+            status=Status.FAILED,
+            losses=np.asarray(getattr(partial, "hist", ())),
+            reason=f"{type(error).__name__}: {' '.join(str(error).split())}",
+            error=traceback.format_exc(),
+        )
+    return MethodResult(**common, status=Status.FINISHED, **found)
+
+
+def summarise(results: Sequence[MethodResult], reference: str | xr.DataTree | None) -> Comparison:
+    """Score results against a reference and tabulate them.
+
+    Parameters
+    ----------
+    results : sequence of MethodResult
+    reference : str or xarray.DataTree, optional
+        As for :func:`compare`.
+
+    Returns
+    -------
+    Comparison
+
+    Warns
+    -----
+    ReferenceWarning
+        If the reference failed, or has an R-hat above 1.01.
+    """
+    import pandas as pd
+
+    source: MethodResult | None = None
+    if isinstance(reference, str):
+        source = next((r for r in results if r.label == reference and r.datatree is not None), None)
+        datatree = source.datatree if source else None
+        label, problem = reference, "" if source else "it failed"
+    else:
+        datatree, problem = reference, ""
+        label = "reference" if reference is not None else ""
+    # Particles and draws of an approximation come as one chain, which has no R-hat.
+    rhat = rhat_max(datatree) if datatree is not None else NAN
+    if rhat > RHAT_LIMIT:
+        problem = f"R-hat {rhat:.2f} > {RHAT_LIMIT}, its chains disagree"
+    if problem:
+        warnings.warn(
+            f"The reference {label!r} has not converged ({problem}): distances to it say little.",
+            ReferenceWarning,
+            stacklevel=2,
+        )
+    rows = [
+        {
+            "method": result.label,
+            "seed": result.seed,
+            "status": result.status.value,
+            **score(result, datatree),
+            "note": _note(result, result is source, problem),
+        }
+        for result in results
+    ]
+    table = pd.DataFrame(rows).set_index(["method", "seed"])
+    comparison = Comparison(tuple(results), table, datatree, label)
+    if source is None:
+        return comparison
+    name = comparison.names[list(results).index(source)]
+    return dataclasses.replace(comparison, reference_name=name)
+
+
+def _note(result: MethodResult, is_reference: bool, problem: str) -> str:
+    if result.datatree is None:
+        return result.reason
+    notes = []
+    if is_reference:
+        notes.append("reference")
+        if problem:
+            notes.append(f"not converged: {problem}")
+    elif problem:
+        notes.append("reference not converged")
+    if count := divergences(result.datatree):
+        notes.append(f"{count} divergences")
+    return "; ".join(notes)

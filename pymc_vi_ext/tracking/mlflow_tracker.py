@@ -1,0 +1,206 @@
+"""MLflow as the tracker.
+
+Everything goes through ``MlflowClient`` by run id: the fluent interface keeps an active run per
+thread and loses it in the worker threads of a flow.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from pymc_vi_ext.tracking.tracker import Execution, RunStatus
+
+_BATCH = 900  # MLflow takes at most 1000 entries in a request
+
+
+class MlflowTracker:
+    """Runs in an MLflow tracking store.
+
+    A comparison is an experiment, an execution a parent run in it, a (method, seed) pair a child
+    run. Metrics are stamped with the start of their run plus their step in milliseconds, so that
+    writing them again changes nothing.
+
+    Parameters
+    ----------
+    tracking_uri : str
+        Such as ``sqlite:///runs/mlflow.db`` or ``http://localhost:5000``. A path to an SQLite file
+        may be relative to the working directory; its folder is made, and artifacts go to
+        ``mlartifacts`` beside it.
+
+    Raises
+    ------
+    ValueError
+        If the URI is a folder or ``file:``, which MLflow no longer writes to.
+    ImportError
+        Without mlflow.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pymc_vi_ext.tracking import MlflowTracker
+    >>> tracker = MlflowTracker(f"sqlite:///{tempfile.mkdtemp()}/mlflow.db")
+    >>> execution = tracker.begin("demo", ["advi seed 1"], {})
+    >>> len(execution.children)
+    1
+    """
+
+    def __init__(self, tracking_uri: str):
+        self.tracking_uri = absolute_uri(tracking_uri)
+        try:
+            from mlflow import MlflowClient
+        except ImportError as error:
+            raise ImportError("Tracking needs mlflow: pip install 'pymc-vi-ext[flows]'.") from error
+        database = _database(self.tracking_uri)
+        if database is not None:
+            database.parent.mkdir(parents=True, exist_ok=True)
+        self._client: Any = MlflowClient(self.tracking_uri)
+        self._start_ms: dict[str, int] = {}
+
+    def begin(self, comparison: str, children: Sequence[str], tags: Mapping[str, str]) -> Execution:
+        """Create the parent run and its children."""
+        experiment = self._experiment(comparison)
+        name = time.strftime("%Y-%m-%d %H:%M:%S")
+        parent = self._client.create_run(experiment, run_name=name, tags=dict(tags))
+        parent_id = parent.info.run_id
+        return Execution(
+            parent_id,
+            tuple(
+                self._client.create_run(
+                    experiment, run_name=child, tags={"mlflow.parentRunId": parent_id}
+                ).info.run_id
+                for child in children
+            ),
+        )
+
+    def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
+        """Record settings, as text."""
+        from mlflow.entities import Param
+
+        entries = [Param(key, str(value)) for key, value in params.items()]
+        for batch in _batches(entries, 100):  # MLflow's limit for params
+            self._client.log_batch(run_id, params=batch)
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Record final values, at step 0."""
+        from mlflow.entities import Metric
+
+        start = self._start(run_id)
+        entries = [Metric(key, float(value), start, 0) for key, value in metrics.items()]
+        self._client.log_batch(run_id, metrics=entries)
+
+    def log_series(self, run_id: str, key: str, steps: np.ndarray, values: np.ndarray) -> None:
+        """Record a value for each of `steps`."""
+        from mlflow.entities import Metric
+
+        start = self._start(run_id)
+        entries = [
+            Metric(key, float(value), start + int(step), int(step))
+            for step, value in zip(steps, values, strict=True)
+        ]
+        for batch in _batches(entries, _BATCH):
+            self._client.log_batch(run_id, metrics=batch)
+
+    def log_image(self, run_id: str, key: str, image: np.ndarray) -> None:
+        """Record an image at step 0, unless there is one by that key."""
+        # MLflow puts a random part into the file's name, so the same image again is a second one.
+        prefix = f"images/{key.replace('/', '~')}+step+0+"
+        stored = self._client.list_artifacts(run_id, "images")
+        if not any(file.path.startswith(prefix) for file in stored):
+            start = self._start(run_id)
+            self._client.log_image(
+                run_id, image, key=key, step=0, timestamp=start, synchronous=True
+            )
+
+    def log_text(self, run_id: str, text: str, file: str) -> None:
+        """Record a text file."""
+        self._client.log_text(run_id, text, file)
+
+    def log_file(self, run_id: str, path: Path) -> None:
+        """Record a copy of a file under its own name."""
+        self._client.log_artifact(run_id, str(path))
+
+    def end(self, run_id: str, status: RunStatus) -> None:
+        """Close a run."""
+        self._client.set_terminated(run_id, status.value)
+
+    def _start(self, run_id: str) -> int:
+        if run_id not in self._start_ms:
+            self._start_ms[run_id] = self._client.get_run(run_id).info.start_time
+        return self._start_ms[run_id]
+
+    def _experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return self._client.create_experiment(name, self._artifacts(name))
+            except MlflowException:
+                # Another process may have made it in between.
+                found = self._client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        if found.lifecycle_stage != "active":
+            raise ValueError(
+                f"The experiment {name!r} in {self.tracking_uri} was deleted: restore it with "
+                f"`mlflow experiments restore -x {found.experiment_id}` or rename the comparison."
+            )
+        return found.experiment_id
+
+    def _artifacts(self, name: str) -> str | None:
+        database = _database(self.tracking_uri)
+        if database is None:
+            return None  # a server knows where its artifacts go
+        folder = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+        return (database.parent / "mlartifacts" / folder).as_uri()
+
+
+def absolute_uri(tracking_uri: str) -> str:
+    """Return a tracking URI that means the same from any working directory.
+
+    Parameters
+    ----------
+    tracking_uri : str
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If it is a bare folder or a ``file:`` URI.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.tracking.mlflow_tracker import absolute_uri
+    >>> absolute_uri("sqlite:////tmp/mlflow.db")
+    'sqlite:////tmp/mlflow.db'
+    """
+    scheme = urlsplit(tracking_uri).scheme
+    if scheme in {"", "file"} or len(scheme) == 1:  # a single letter is a drive
+        raise ValueError(
+            f"The tracking URI {tracking_uri!r} is a folder, and MLflow keeps no runs in folders "
+            "any more: give a database, such as sqlite:///runs/mlflow.db, or a server, such as "
+            "http://localhost:5000."
+        )
+    database = _database(tracking_uri)
+    return tracking_uri if database is None else f"sqlite:///{database.resolve()}"
+
+
+def _database(tracking_uri: str) -> Path | None:
+    prefix = "sqlite:///"
+    return Path(tracking_uri.removeprefix(prefix)) if tracking_uri.startswith(prefix) else None
+
+
+def _batches(entries: list, size: int) -> Iterator[list]:
+    for i in range(0, len(entries), size):
+        yield entries[i : i + size]

@@ -1,0 +1,116 @@
+"""What of a comparison goes where in a tracker."""
+
+from __future__ import annotations
+
+import tempfile
+
+from pathlib import Path
+
+from pymc_vi_ext.comparison import Comparison, MethodResult, Status
+from pymc_vi_ext.comparison.scores import KEYS, score
+from pymc_vi_ext.plots import block_means, plot_kde
+from pymc_vi_ext.plots._style import to_image
+from pymc_vi_ext.tracking.tracker import Execution, RunStatus, Tracker
+
+# Variables that get an image of their own in each run.
+_MAX_IMAGES = 12
+
+
+def report_result(tracker: Tracker, run_id: str, result: MethodResult, folder: Path) -> None:
+    """Record one run as far as it is known without the others, and close it if it failed.
+
+    Parameters
+    ----------
+    tracker : Tracker
+    run_id : str
+    result : MethodResult
+    folder : Path
+        Where :func:`pymc_vi_ext.comparison.storage.save_result` has written it.
+    """
+    tracker.log_params(
+        run_id,
+        {
+            "method": result.name,
+            "label": result.label,
+            "seed": result.seed,
+            "ran_on": result.backend,
+            "stop_reason": result.stop_reason,
+            **{f"option/{name}": value for name, value in result.options.items()},
+            **{f"version/{name}": value for name, value in result.versions.items()},
+        },
+    )
+    if result.losses.size:
+        tracker.log_series(run_id, "fit/elbo", *block_means(result.losses))
+        tracker.log_file(run_id, folder / "losses.npz")
+    if result.status is Status.FAILED:
+        tracker.log_metrics(run_id, _final(result, score(result, None)))
+        tracker.log_text(run_id, result.error, "error.txt")
+        tracker.end(run_id, RunStatus.FAILED)
+        return
+    tracker.log_file(run_id, folder / "posterior.nc")
+
+
+def report_comparison(tracker: Tracker, execution: Execution, comparison: Comparison) -> None:
+    """Record scores and figures of all runs, and close those that are open, parent last.
+
+    Parameters
+    ----------
+    tracker : Tracker
+    execution : Execution
+        Its children are the results of the comparison, in their order.
+    comparison : Comparison
+    """
+    posteriors = comparison.posteriors()
+    for run_id, name, result, (_, row) in zip(
+        execution.children,
+        comparison.names,
+        comparison.results,
+        comparison.table.iterrows(),
+        strict=True,
+    ):
+        if result.datatree is None:
+            continue
+        tracker.log_metrics(run_id, _final(result, {key: float(row[key]) for key in KEYS}))
+        tracker.log_text(run_id, str(row["note"]), "note.txt")
+        shown = {
+            key: draws
+            for key, draws in posteriors.items()
+            if key in {comparison.reference_name, name}
+        }
+        for variable in _variables(result):
+            figure = plot_kde(shown, [variable], labels=comparison.labels)
+            tracker.log_image(run_id, f"kde/{_key(variable)}", to_image(figure))
+        tracker.end(run_id, RunStatus.FINISHED)
+    parent = execution.parent
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder, "summary.csv")
+        comparison.table.to_csv(table)
+        tracker.log_file(parent, table)
+    tracker.log_text(parent, comparison.table.to_html(float_format="{:.4g}".format), "summary.html")
+    if posteriors:
+        variables = _variables(next(r for r in comparison.results if r.datatree is not None))
+        for variable in variables:
+            figure = plot_kde(posteriors, [variable], labels=comparison.labels)
+            tracker.log_image(parent, f"kde/{_key(variable)}", to_image(figure))
+        tracker.log_image(parent, "kde", to_image(comparison.plot_kde()))
+    tracker.log_image(parent, "elbo", to_image(comparison.plot_elbo()))
+    failed = [r for r in comparison.results if r.status is Status.FAILED]
+    tracker.log_metrics(
+        parent, {"runs/failed": float(len(failed)), "runs/total": float(len(comparison.results))}
+    )
+    tracker.end(parent, RunStatus.FAILED if failed else RunStatus.FINISHED)
+
+
+def _final(result: MethodResult, scores: dict[str, float]) -> dict[str, float]:
+    """Return the scores without the ELBO where it has been recorded as a series."""
+    return {k: v for k, v in scores.items() if k != "fit/elbo" or not result.losses.size}
+
+
+def _variables(result: MethodResult) -> list[str]:
+    assert result.datatree is not None
+    return [str(name) for name in result.datatree["posterior"].data_vars][:_MAX_IMAGES]
+
+
+def _key(variable: str) -> str:
+    """Return a name that trackers accept: letters, digits, ``_-./`` and spaces."""
+    return "".join(c if (c.isascii() and c.isalnum()) or c in "_-. " else "_" for c in variable)

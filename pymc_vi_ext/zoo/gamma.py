@@ -1,0 +1,35 @@
+"""A Gamma likelihood with both parameters unknown."""
+
+import numpy as np
+import pymc as pm
+
+
+def gamma(n: int = 200, seed: int = 0) -> pm.Model:
+    r"""Shape and rate of a Gamma distribution from independent draws.
+
+    .. math::
+
+        \alpha, \beta \sim \mathrm{Exponential}(0.1), \qquad
+        y_i \sim \mathrm{Gamma}(\alpha, \beta), \quad i = 1 \dots n
+
+    The data are `n` draws of Gamma(2, rate 2), that is scale 0.5. The posterior of
+    :math:`(\alpha, \beta)` is strongly correlated, which a mean-field family cannot follow.
+
+    Parameters
+    ----------
+    n : int
+        Number of draws.
+    seed : int
+        Seed of the simulated data.
+
+    Returns
+    -------
+    pymc.Model
+        Free variables ``alpha`` and ``beta`` (positive scalars).
+    """
+    y = np.random.default_rng(seed).gamma(shape=2.0, scale=0.5, size=n)
+    with pm.Model() as model:
+        alpha = pm.Exponential("alpha", 0.1)
+        beta = pm.Exponential("beta", 0.1)
+        pm.Gamma("y", alpha=alpha, beta=beta, observed=y)
+    return model

@@ -1,0 +1,116 @@
+"""Distances between draws of known distributions, against their closed forms."""
+
+import arviz_base as azb
+import numpy as np
+import pytest
+
+from scipy.stats import norm
+
+from pymc_vi_ext.diagnostics import distances
+
+N = 20_000
+
+
+def posterior(**draws):
+    return azb.from_dict({"posterior": {k: np.asarray(v).reshape(4, -1) for k, v in draws.items()}})
+
+
+def normal(seed, mean=0.0, sd=1.0):
+    return np.random.default_rng(seed).normal(mean, sd, N)
+
+
+def test_gaussians_of_equal_width_have_closed_form_distances():
+    d = distances(posterior(x=normal(1, 3 + 2 * 1.0, 2)), posterior(x=normal(2, 3, 2)))
+    # Shifted by one sd: W1 is the shift, the overlap 2 Phi(-1/2). The standard error of a
+    # difference of two means of N draws is sqrt(2/N) = .01; 4 of them.
+    assert d.mean_error_sd_max == pytest.approx(1, abs=0.04)
+    assert d.wasserstein_mean == pytest.approx(1, abs=0.04)
+    # A ratio of sds has standard error sqrt(1/N) = .007.
+    assert d.sd_ratio_worst == pytest.approx(1, abs=0.03)
+    # The KDE smooths both: its bandwidth, about .15 sd, widens them by 1 %.
+    assert d.kde_overlap_min == pytest.approx(2 * norm.cdf(-0.5), abs=0.03)
+
+
+def test_gaussian_of_half_the_width_has_closed_form_distances():
+    d = distances(posterior(x=normal(1, 0, 0.5)), posterior(x=normal(2)))
+    assert d.sd_ratio_worst == pytest.approx(0.5, abs=0.015)
+    # Comonotone coupling: E|z - z/2| = sqrt(2/pi)/2.
+    assert d.wasserstein_mean == pytest.approx(np.sqrt(2 / np.pi) / 2, abs=0.03)
+    # The densities cross where exp(-x^2/2) = 2 exp(-2 x^2).
+    c = np.sqrt(2 * np.log(2) / 3)
+    overlap = 2 * norm.cdf(-c / 0.5) + norm.cdf(c) - norm.cdf(-c)
+    assert d.kde_overlap_min == pytest.approx(overlap, abs=0.03)
+
+
+def test_identical_draws_are_at_distance_zero():
+    x = posterior(x=normal(1))
+    d = distances(x, x)
+    assert (d.mean_error_sd_max, d.sd_ratio_worst, d.wasserstein_mean) == (0, 1, 0)
+    assert d.kde_overlap_min == pytest.approx(1, abs=1e-6)
+
+
+def test_distances_do_not_depend_on_location_and_scale():
+    x, z = normal(1, 0.3, 1.2), normal(2)
+    plain = distances(posterior(x=x), posterior(x=z))
+    moved = distances(posterior(x=1e4 * x - 7), posterior(x=1e4 * z - 7))
+    for metric in ("mean_error", "sd_ratio", "wasserstein", "kde_overlap"):
+        np.testing.assert_allclose(getattr(moved, metric).x, getattr(plain, metric).x, rtol=1e-5)
+
+
+def test_densities_far_narrower_than_the_reference_keep_their_mass():
+    d = distances(posterior(x=normal(1, 0, 1e-4)), posterior(x=normal(2)))
+    # A spike under the reference's density overlaps by about its own width.
+    assert 0 < d.kde_overlap_min < 1e-2
+
+
+def test_elements_keep_dims_and_coords_and_summaries_take_the_worst():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(4, 1000, 3))
+    reference = azb.from_dict(
+        {"posterior": {"b": z}}, coords={"k": ["p", "q", "r"]}, dims={"b": ["k"]}
+    )
+    x = z * [1, 3, 0.5] + [0, 0, 2]
+    d = distances(azb.from_dict({"posterior": {"b": x}}), reference)
+    assert d.mean_error.b.dims == ("k",)
+    assert list(d.mean_error.k.values) == ["p", "q", "r"]
+    np.testing.assert_allclose(d.sd_ratio.b, [1, 3, 0.5])
+    assert d.sd_ratio_worst == pytest.approx(3)  # log 3 > log 2
+    assert d.mean_error_sd_max == pytest.approx(float(d.mean_error.b.sel(k="r")))
+
+
+def test_constant_elements_are_left_out():
+    x = np.stack([normal(1), np.full(N, 0.1)], axis=-1).reshape(4, -1, 2)
+    dt = azb.from_dict({"posterior": {"x": x}})
+    d = distances(dt, dt)
+    assert np.isnan(d.sd_ratio.x.values).tolist() == [False, True]
+    assert d.sd_ratio_worst == 1
+
+
+def test_a_collapsed_approximation_is_the_worst():
+    d = distances(posterior(x=np.zeros(N), y=normal(1)), posterior(x=normal(2), y=normal(3)))
+    assert d.sd_ratio_worst < 1e-12  # rounding
+    assert d.kde_overlap_min == 0
+
+
+def test_draws_that_are_not_finite_give_nan():
+    d = distances(posterior(x=np.full(N, np.inf)), posterior(x=normal(2)))
+    assert np.isnan(d.mean_error_sd_max)
+    assert np.isnan(d.sd_ratio_worst)
+
+
+@pytest.mark.parametrize(
+    ("dt", "reference", "message"),
+    [
+        ({"x": normal(1)}, {"y": normal(1)}, r"share no variable: \['x'\] against \['y'\]"),
+        ({"x": normal(1)}, {"x": np.ones(N)}, "No element varies"),
+    ],
+)
+def test_posteriors_that_cannot_be_compared_are_refused(dt, reference, message):
+    with pytest.raises(ValueError, match=message):
+        distances(posterior(**dt), posterior(**reference))
+
+
+def test_shapes_that_differ_are_refused():
+    wide = azb.from_dict({"posterior": {"x": normal(1).reshape(4, -1, 2)}})
+    with pytest.raises(ValueError, match=r"'x' has shape \(2,\), but \(\) in the reference"):
+        distances(wide, posterior(x=normal(1)))

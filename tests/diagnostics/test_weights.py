@@ -1,0 +1,69 @@
+"""k-hat and the ELBO on Gaussians, where both are known."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from scipy.stats import norm
+
+from pymc_vi_ext.diagnostics import elbo, khat
+
+
+def weighted(lp, log_q):
+    dims = ("chain", "draw")
+    stats = {"lp": (dims, np.atleast_2d(lp)), "log_q": (dims, np.atleast_2d(log_q))}
+    return xr.DataTree.from_dict({"sample_stats": xr.Dataset(stats)})
+
+
+def gaussian(sd, n=20_000):
+    """Draws of N(0, sd) as the approximation of N(0, 1)."""
+    x = np.random.default_rng(0).normal(0, sd, n)
+    return weighted(norm.logpdf(x), norm.logpdf(x, scale=sd))
+
+
+def test_elbo_is_minus_the_divergence_from_a_normalised_target():
+    sd = 0.7
+    estimate = elbo(gaussian(sd))
+    exact = -(sd**2 / 2 - 0.5 - np.log(sd))
+    # log w = const - x^2 (1 - 1/sd^2) / 2, whose standard deviation is |sd^2 - 1| / sqrt(2).
+    se = abs(sd**2 - 1) / np.sqrt(2) / np.sqrt(20_000)
+    assert estimate.se == pytest.approx(se, rel=0.05)
+    assert estimate.elbo == pytest.approx(exact, abs=4 * se)
+    assert estimate.draws == 20_000
+
+
+def test_elbo_of_the_exact_posterior_has_no_error():
+    estimate = elbo(weighted(norm.logpdf(np.arange(5.0)) + 2, norm.logpdf(np.arange(5.0))))
+    assert estimate.elbo == pytest.approx(2)
+    assert estimate.se == pytest.approx(0, abs=1e-12)
+
+
+def test_elbo_is_minus_infinity_outside_the_support():
+    estimate = elbo(weighted([-np.inf, 0.0], [0.0, 0.0]))
+    assert estimate.elbo == -np.inf
+    assert np.isnan(estimate.se)
+
+
+@pytest.mark.parametrize("sd", [0.5, 0.7])
+def test_khat_of_a_gaussian_too_narrow(sd):
+    # Weights exp(x^2 (1/sd^2 - 1) / 2) under N(0, sd): their tail index is 1 - sd^2. Convergence is
+    # slow: .1 short here. The standard error with 3 sqrt(20000) = 424 tail draws is about .05.
+    assert khat(gaussian(sd)) == pytest.approx(1 - sd**2, abs=0.2)
+
+
+def test_khat_of_a_wider_approximation_is_low_and_grows_as_it_narrows():
+    assert khat(gaussian(1.5)) < 0.2
+    assert khat(gaussian(0.4)) > khat(gaussian(0.7)) > khat(gaussian(1.5))
+
+
+def test_khat_of_weights_that_are_no_numbers_is_infinite():
+    assert khat(weighted([np.nan, 1.0], [0.0, 0.0])) == np.inf
+
+
+@pytest.mark.parametrize("diagnostic", [elbo, khat])
+def test_without_log_q_the_message_says_what_is_missing(diagnostic):
+    particles = xr.DataTree.from_dict(
+        {"posterior": xr.Dataset({"x": (("chain", "draw"), [[1.0]])})}
+    )
+    with pytest.raises(ValueError, match="need `lp` and `log_q` in /sample_stats"):
+        diagnostic(particles)

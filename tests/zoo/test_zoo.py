@@ -1,0 +1,88 @@
+"""The example models are what their docstrings say."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+from scipy.special import softmax
+from scipy.stats import norm
+
+from pymc_vi_ext import zoo
+
+SMALL = {
+    "gamma": {"n": 20},
+    "hierarchical": {"groups": 5, "rows": 30},
+    "iris": {},
+    "logistic": {"n": 50, "k": 3},
+    "minibatch": {"n": 100, "k": 3, "batch_size": 10},
+    "mixture": {},
+}
+
+
+def logp(model, point):
+    return float(model.compile_logp()(point))
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_models_build_and_have_a_finite_density(name):
+    model = zoo.build(name, **SMALL[name])
+    assert np.isfinite(logp(model, model.initial_point()))
+
+
+@pytest.mark.parametrize("name", [n for n in zoo.MODELS if "seed" in SMALL[n] or n == "gamma"])
+def test_the_seed_decides_the_data(name):
+    first, again, other = (zoo.build(name, seed=s, **SMALL[name]) for s in (1, 1, 2))
+    point = first.initial_point()
+    assert logp(first, point) == logp(again, point) != logp(other, point)
+
+
+def test_mixture_is_normalised():
+    model = zoo.build("mixture")
+    f = model.compile_logp()
+    x = np.linspace(-1.5, 1.5, 2001)
+    density = np.exp([float(f({"x": v})) for v in x])
+    np.testing.assert_allclose(np.trapezoid(density, x), 1, atol=1e-6)
+    np.testing.assert_allclose(
+        density, 0.2 * norm.pdf(x, -0.3, 0.1) + 0.8 * norm.pdf(x, 0.5, 0.1), atol=1e-9
+    )
+    assert {d.name for d in model.deterministics} == {"x2", "sin_x"}
+
+
+def test_iris_is_a_softmax_regression():
+    from sklearn.datasets import load_iris
+
+    data = load_iris()
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=3), rng.normal(size=(4, 3))
+    x = (data.data - data.data.mean(0)) / data.data.std(0)
+    probabilities = softmax(a + x @ b, axis=1)[np.arange(150), data.target]
+    expected = norm.logpdf(a, 0, 5).sum() + norm.logpdf(b, 0, 2).sum() + np.log(probabilities).sum()
+    model = zoo.build("iris")
+    assert logp(model, {"intercept": a, "slope": b}) == pytest.approx(expected)
+    assert model.coords["species"] == ("setosa", "versicolor", "virginica")
+    assert model.named_vars_to_dims["slope"] == ("measurement", "species")
+
+
+def test_sizes_are_those_of_the_benchmark_by_default():
+    sizes = {
+        name: {k: p.default for k, p in inspect.signature(factory).parameters.items()}
+        for name, factory in zoo.MODELS.items()
+    }
+    assert sizes["gamma"]["n"] == 200
+    assert (sizes["hierarchical"]["groups"], sizes["hierarchical"]["rows"]) == (85, 919)
+    assert (sizes["logistic"]["n"], sizes["logistic"]["k"]) == (10_000, 50)
+    assert [sizes["minibatch"][k] for k in ("n", "k", "batch_size")] == [40_000, 100, 500]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("gama", {}, "unknown model 'gama'; models of the zoo: gamma, hierarchical"),
+        ("gamma", {"m": 1}, "model 'gamma' has no parameter 'm'; its parameters: n, seed"),
+        ("mixture", {"m": 1}, "its parameters: none"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(name, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        zoo.build(name, **parameters)
