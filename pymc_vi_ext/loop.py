@@ -220,7 +220,7 @@ def _run(
         ),
         backend=session.loop.backend,
         seed=session.seed,
-        versions={"pymc_vi_ext": __version__, **{name: version(name) for name in _VERSIONS}},
+        versions=_versions(),
     )
     if error is not None:
         error.approx = approx  # type: ignore[attr-defined]
@@ -268,7 +268,8 @@ def _steps(
             chunk = max(chunk // 2, 1)
         due = [c for c in callbacks if trace.done % getattr(c, "every", 1) == 0]
         if due or losses is None or np.isnan(losses[-1]):
-            loop.write_back()
+            loop.write_back(generators=False)
+        if losses is None or np.isnan(losses[-1]):
             _raise_if_not_finite(approx, losses, trace.done)
         for callback in due:
             trace.caller = _name(callback)
@@ -325,6 +326,11 @@ def nan_parameters(approx: Approximation) -> list[str]:
                         f"(its `{parameter.name}`)."
                     )
     return sentences
+
+
+@functools.cache
+def _versions() -> Mapping[str, str]:
+    return {"pymc_vi_ext": __version__, **{name: version(name) for name in _VERSIONS}}
 
 
 def _one_step(loop: Loop) -> float | None:

@@ -2,6 +2,7 @@
 
 import time
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -81,12 +82,17 @@ class JaxLoop:
                     break
         return np.concatenate(losses) if self._scored else None
 
-    def write_back(self) -> None:
-        """Store parameters, optimizer state and random generators in the shared variables."""
+    def write_back(self, *, generators: bool = True) -> None:
+        """Store parameters, optimizer state and random generators in the shared variables.
+
+        Without `generators` these stay as they are, which saves a callback most of the cost.
+        """
         for variable, value in zip(self._program.state, self._carry[0], strict=True):
-            random = isinstance(variable.type, RandomType)
-            new = generator_from_key(value["jax_state"]) if random else np.array(value)
-            variable.set_value(new, borrow=True)
+            # Past `set_value`, whose check of the type costs more than the copy.
+            if not isinstance(variable.type, RandomType):
+                variable.container.storage[0] = np.array(value)
+            elif generators:
+                variable.container.storage[0] = generator_from_key(value["jax_state"])
         self._seen = self._storages()
 
     def _storages(self) -> list[Any]:
@@ -110,7 +116,10 @@ class JaxLoop:
         buffer = jax.device_put(np.zeros(CAPACITY if self._scored else 0, pytensor.config.floatX))
         self._carry = [state, buffer]
         if stale:
-            self._loop = _compile(self._step, self._scored, state, buffer, self._data)
+            self._loop = _loop(self._step, self._scored)
+            # No step: this call only compiles. (Ahead-of-time compiled functions take several
+            # times longer to call.)
+            _, *self._carry = self._loop(*self._carry, self._data, np.int32(0))
             self._signature = signature
             self.compile_s += time.perf_counter() - started
 
@@ -120,7 +129,9 @@ def _double_precision() -> Any:
     return jax.enable_x64(True)
 
 
-def _compile(step: JaxStep, scored: bool, state: list, buffer: jax.Array, data: list) -> Any:
+def _loop(step: JaxStep, scored: bool) -> Callable[..., Any]:
+    """Return ``(state, loss buffer, data, n) -> (steps taken, state, loss buffer)``."""
+
     def loop(state: list, buffer: jax.Array, data: list, n: jax.Array) -> tuple:
         def going_on(carry: tuple) -> jax.Array:
             i, ok, *_ = carry
@@ -143,7 +154,7 @@ def _compile(step: JaxStep, scored: bool, state: list, buffer: jax.Array, data: 
         )
         return taken, state, buffer
 
-    return jax.jit(loop, donate_argnums=(0, 1)).lower(state, buffer, data, jnp.int32(0)).compile()
+    return jax.jit(loop, donate_argnums=(0, 1))
 
 
 def _as(value: Any, like: Any) -> Any:

@@ -12,13 +12,17 @@ from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.op import Op
 from pytensor.graph.replace import clone_replace
+from pytensor.graph.rewriting.basic import dfs_rewriter, node_rewriter
 from pytensor.link.jax.dispatch import jax_funcify, jax_typify
 from pytensor.link.utils import fgraph_to_python
+from pytensor.tensor.elemwise import DimShuffle
+from pytensor.tensor.math import Dot
 from pytensor.tensor.random.op import RandomVariable
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import TensorType
 
 from pymc_vi_ext._quick import python_only
+from pymc_vi_ext.engine.checks import drop_sure_conditions
 from pymc_vi_ext.engine.program import StepProgram
 
 # Larger constants become arguments: XLA folds what it finds inside a program, at compile time.
@@ -76,7 +80,9 @@ def jax_step(program: StepProgram) -> JaxStep:
     outputs = clone_replace(program.outputs, replace=inputs | values, rebuild_strict=False)
     graph = FunctionGraph(list(inputs.values()), outputs, clone=True)
     with python_only():
+        drop_sure_conditions(graph)
         program.mode("JAX").optimizer.rewrite(graph)
+        dfs_rewriter(_row_products).rewrite(graph)
     constants = _constants_to_inputs(graph)
     function = fgraph_to_python(graph, _funcify, type_conversion_fn=_constant)
     return JaxStep(function, arrays, constants)
@@ -132,6 +138,20 @@ def _static_input(variable: SharedVariable) -> Variable:
         return variable.type(name=variable.name)
     shape = np.shape(variable.get_value(borrow=True))
     return variable.type.clone(shape=shape)(name=variable.name)
+
+
+@node_rewriter([Dot])
+def _row_products(graph: FunctionGraph, node: Apply) -> list[Variable] | None:
+    """Write ``X.T @ column`` as ``(row @ X).T``: XLA copies a transposed matrix at every step."""
+    left, right = node.inputs
+    if left.owner is None or right.type.shape[1] != 1:
+        return None
+    if not (isinstance(left.owner.op, DimShuffle) and left.owner.op.new_order == (1, 0)):
+        return None
+    [matrix] = left.owner.inputs
+    if matrix.type.shape[1] == 1:
+        return None
+    return [right.T.dot(matrix).T]
 
 
 def _constants_to_inputs(graph: FunctionGraph) -> list[np.ndarray]:
