@@ -64,11 +64,12 @@ types: $(VENV)/.ready
 docs: $(VENV)/.ready  ## Build the documentation into docs/_build
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-bench: $(VENV)/.ready  ## Time a step and a fit beside every rival; writes docs/benchmarks
-	$(BIN)/python -m tests.benchmarks.speed --out docs/benchmarks
+bench: $(VENV)/.ready $(LATEST)/.ready  ## Time steps and fits beside every rival; writes docs/benchmarks
+	$(BIN)/python tests/benchmarks/speed.py --out docs/benchmarks \
+	  --latest-python $(LATEST)/bin/python $(BENCH)
 
 schema: $(VENV)/.ready  ## Write configs/schema.json from the code
-	$(BIN)/python -m pymc_vi_ext.comparison.config > configs/schema.json
+	$(BIN)/python -m pymc_vi_ext.comparison.config configs/schema.json
 
 constraints: $(VENV)/.ready  ## Pin the dependencies anew
 	$(BIN)/python -m pip install --quiet uv

@@ -268,7 +268,7 @@ def _steps(
             chunk = max(chunk // 2, 1)
         due = [c for c in callbacks if trace.done % getattr(c, "every", 1) == 0]
         if due or losses is None or np.isnan(losses[-1]):
-            loop.write_back(generators=False)
+            loop.write_back(internals=False)
         if losses is None or np.isnan(losses[-1]):
             _raise_if_not_finite(approx, losses, trace.done)
         for callback in due:

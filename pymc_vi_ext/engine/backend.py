@@ -22,8 +22,8 @@ class Loop(Protocol):
     def run(self, n: int) -> np.ndarray | None:
         """Take up to `n` steps, fewer after a NaN; losses in nats, or None without a loss."""
 
-    def write_back(self, *, generators: bool = True) -> None:
-        """Bring the shared variables up to date, random generators only where asked."""
+    def write_back(self, *, internals: bool = True) -> None:
+        """Bring the shared variables up to date; optimizer and generators only where asked."""
 
 
 def make_loop(

@@ -13,6 +13,7 @@ import pytensor
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.tensor.random.type import RandomType
 
+from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.engine.jax_step import JaxStep, gives_shape, jax_step
 from pymc_vi_ext.engine.keys import generator_from_key, key_from_generator
 from pymc_vi_ext.engine.program import StepProgram
@@ -76,23 +77,27 @@ class JaxLoop:
                 asked = min(n, CAPACITY)
                 taken, *self._carry = self._loop(*self._carry, self._data, np.int32(asked))
                 done = int(taken)
-                losses.append(np.array(self._carry[1])[:done])
+                losses.append(np.asarray(self._carry[1])[:done].copy())
                 n -= asked
                 if done < asked:
                     break
         return np.concatenate(losses) if self._scored else None
 
-    def write_back(self, *, generators: bool = True) -> None:
-        """Store parameters, optimizer state and random generators in the shared variables.
+    def write_back(self, *, internals: bool = True) -> None:
+        """Store the state in the shared variables.
 
-        Without `generators` these stay as they are, which saves a callback most of the cost.
+        Without `internals`, the optimizer's state and the random generators, it costs a callback a
+        fraction.
         """
-        for variable, value in zip(self._program.state, self._carry[0], strict=True):
+        program = self._program
+        for variable, value in zip(program.state, self._carry[0], strict=True):
+            if not internals and variable in program.internals:
+                continue
+            random = isinstance(variable.type, RandomType)
             # Past `set_value`, whose check of the type costs more than the copy.
-            if not isinstance(variable.type, RandomType):
-                variable.container.storage[0] = np.array(value)
-            elif generators:
-                variable.container.storage[0] = generator_from_key(value["jax_state"])
+            variable.container.storage[0] = (
+                generator_from_key(value["jax_state"]) if random else np.array(value)
+            )
         self._seen = self._storages()
 
     def _storages(self) -> list[Any]:
@@ -107,7 +112,8 @@ class JaxLoop:
         started = time.perf_counter()
         signature = [_signature(v) for v in self._shared]
         if stale := signature != self._signature:
-            self._step: JaxStep = jax_step(self._program)
+            with python_only():
+                self._step: JaxStep = jax_step(self._program)
         self._data = [
             *map(_to_device, self._step.arrays),
             *map(jax.device_put, self._step.constants),

@@ -21,7 +21,6 @@ from pytensor.tensor.random.op import RandomVariable
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import TensorType
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.engine.checks import drop_sure_conditions
 from pymc_vi_ext.engine.program import StepProgram
 
@@ -79,10 +78,9 @@ def jax_step(program: StepProgram) -> JaxStep:
     values = {v: v.type.constant_type(v.type, v.get_value()) for v in static}
     outputs = clone_replace(program.outputs, replace=inputs | values, rebuild_strict=False)
     graph = FunctionGraph(list(inputs.values()), outputs, clone=True)
-    with python_only():
-        drop_sure_conditions(graph)
-        program.mode("JAX").optimizer.rewrite(graph)
-        dfs_rewriter(_row_products).rewrite(graph)
+    drop_sure_conditions(graph)
+    program.mode("JAX").optimizer.rewrite(graph)
+    dfs_rewriter(_row_products).rewrite(graph)
     constants = _constants_to_inputs(graph)
     function = fgraph_to_python(graph, _funcify, type_conversion_fn=_constant)
     return JaxStep(function, arrays, constants)

@@ -13,6 +13,7 @@ from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import graph_inputs
 from pytensor.tensor.random.type import RandomType
 
+from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.engine.vectorize import vectorized
 
 
@@ -42,6 +43,8 @@ class StepProgram:
         What a step carries: parameters, optimizer state, random generators.
     data : list of SharedVariable
         What a step only reads, ``pm.Data`` for instance.
+    rngs, internals : collection of SharedVariable
+        Of `state`, the random generators; these and the optimizer's state.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class StepProgram:
         ]
         self.rngs = [v for v in self.state if isinstance(v.type, RandomType)]
         self._optimizer_start = {v: v.get_value() for v in optimizer_state}
+        self.internals = {*self._optimizer_start, *self.rngs}
 
     @classmethod
     def from_inference(
@@ -107,7 +111,8 @@ class StepProgram:
         [None, None, 'mu']
         """
         objective = vectorized(inference.objective, kwargs.get("obj_n_mc"))
-        updates = objective.updates(**kwargs)
+        with python_only():
+            updates = objective.updates(**kwargs)
         owned_by_user = {
             *inference.approx.params,
             *objective.test_params,

@@ -78,5 +78,5 @@ class PyTensorLoop:
         self.compile_s += time.perf_counter() - started
         return loss
 
-    def write_back(self, *, generators: bool = True) -> None:
+    def write_back(self, *, internals: bool = True) -> None:
         """Do nothing: the shared variables are the state."""

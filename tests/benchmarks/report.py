@@ -20,6 +20,8 @@ class Row:
         Name in the table of rivals, how it is shown, and who it is.
     repetitions : list of float
         Microseconds per step of each repetition, warm.
+    steps : int
+        Of a warm repetition.
     cold_repetitions : list of float
         Seconds from the model to `cold_steps` steps, compilation included.
     cold_extrapolated, steps_cut : bool
@@ -39,6 +41,7 @@ class Row:
     world: str
     repetitions: list[float] = field(default_factory=list)
     cold_repetitions: list[float] = field(default_factory=list)
+    steps: int = 0
     cold_extrapolated: bool = False
     cold_taken: int = 0
     steps_cut: bool = False
@@ -285,7 +288,8 @@ def _notes(sections: list[Section], settings: dict[str, Any]) -> list[str]:
         "",
         (
             f"- Microseconds a step: median of {settings['repeats']} repetitions on a program that "
-            f"is compiled already, the rivals taking turns (steps of a run: {warm})."
+            f"is compiled already, the rivals taking turns (steps of a run: {warm}; a tenth of "
+            "them for ADVI rivals that return to Python at every step)."
         ),
         (
             "- Seconds from model to result: a process of its own with empty compilation caches, "

@@ -42,6 +42,10 @@ STEPS = {
 COLD_STEPS = 10_000
 # Cold runs of fewer seconds are repeated this often.
 COLD_SHORT, COLD_REPEATS = 15.0, 3
+# Rivals that return to Python at every step take this fraction of the steps: their time per step
+# does not depend on the number, and they are slow.
+FUSED = ("limit", "limit-apart", "vix-jax", "vix-jax-bar", "numpyro")
+STEPWISE = 10
 SVGD_MODELS = ("mixture", "gamma")
 SVGD_STEPS, PARTICLES = 300, 1_000
 QUICK = 20
@@ -140,7 +144,8 @@ def measure(
         _cold_again(section, [(row, started[row.rival]) for row, _ in running])
 
     for row, worker in running:
-        _went_wrong(row, worker.ask(do="prepare", steps=section.steps))
+        row.steps = section.steps // (1 if section.particles or row.rival in FUSED else STEPWISE)
+        _went_wrong(row, worker.ask(do="prepare", steps=row.steps))
     for _ in range(arguments.repeats):
         for row, worker in running:
             if row.problem:
@@ -148,7 +153,7 @@ def measure(
             answer = worker.ask(do="run")
             if not _went_wrong(row, answer):
                 row.repetitions.append(answer["seconds"] / answer["taken"] * 1e6)
-                row.steps_cut |= answer["taken"] < section.steps
+                row.steps_cut |= answer["taken"] < row.steps
     for row, worker in running:
         worker.close()
         if row.cold_extrapolated and row.step_us:
