@@ -8,7 +8,7 @@ project_copyright = "2026, The pymc-vi-ext developers"
 release = pymc_vi_ext.__version__
 
 extensions = ["myst_nb", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
-exclude_patterns = ["_build", "jupyter_execute"]
+exclude_patterns = ["_build", "jupyter_execute", "benchmarks"]
 html_theme = "pydata_sphinx_theme"
 html_title = "pymc-vi-ext"
 

@@ -27,6 +27,7 @@ def fit(
     *,
     backend: str | None = "auto",
     callbacks: Sequence[Callback] | None = None,
+    convergence: None = None,
     obj_n_mc: int | None = None,
     obj_optimizer: Any = None,
     learning_rate: float | None = None,
@@ -61,6 +62,8 @@ def fit(
         Called as ``callback(approx, losses, i)`` after step ``i`` (from 1). One with an attribute
         `every` is called every that many steps, and the engine takes those in one call.
         ``raise StopIteration(reason)`` ends the fit.
+    convergence : None
+        The fit takes exactly `n` steps, unless a callback stops it.
     obj_n_mc : int, optional
         Draws a step for the gradient: by default 1, for ``"asvgd"`` 500.
     obj_optimizer : callable, optional
@@ -116,6 +119,11 @@ def fit(
     (0.8, 0.5)
     """
     inference = _inference(method, model, random_seed, start, start_sigma, inf_kwargs)
+    if convergence is not None:
+        raise ValueError(
+            f"There is no stopping rule {convergence!r}: with `convergence=None` the fit takes `n` "
+            "steps, and a callback that raises StopIteration ends it earlier."
+        )
     if obj_n_mc is not None:
         if not obj_n_mc >= 1:
             raise ValueError(f"`obj_n_mc` counts draws a step, at least 1, not {obj_n_mc!r}.")

@@ -249,6 +249,7 @@ def test_compile_kwargs_choose_a_pytensor_mode(conjugate):
             ValueError,
             "Give either `learning_rate`",
         ),
+        ({"convergence": "soon"}, ValueError, "no stopping rule 'soon'"),
         ({"callbacks": [3]}, TypeError, "A callback is called as"),
         ({"method": "svgd", "start_sigma": {"mu": 1.0}}, NotImplementedError, '"advi" only'),
         ({"method": "svgd", "inf_kwargs": {"n_particles": 1}}, ValueError, "two particles"),

@@ -55,7 +55,8 @@ class JaxLoop:
         self._signature: Any = None
         # Set by _load: the compiled loop, its state and loss buffer, and what it only reads.
         self._loop: Any
-        self._carry: list
+        self._carry: list = []
+        self._seen: list = [None] * len(self._shared)
         self._data: list
         self.compile_s = 0.0
         with _double_precision():
@@ -107,8 +108,9 @@ class JaxLoop:
         return any(new is not old for new, old in zip(self._storages(), self._seen, strict=True))
 
     def _load(self) -> None:
-        """Bring the shared values to the device; compile where shapes ask for it."""
-        self._seen = self._storages()
+        """Bring changed shared values to the device; compile where shapes ask for it."""
+        storages, seen = self._storages(), self._seen
+        self._seen = storages
         started = time.perf_counter()
         signature = [_signature(v) for v in self._shared]
         if stale := signature != self._signature:
@@ -118,7 +120,14 @@ class JaxLoop:
             *map(_to_device, self._step.arrays),
             *map(jax.device_put, self._step.constants),
         ]
-        state = [_to_device(v) for v in self._program.state]
+        # What nobody touched goes on from the device: its shared variable may be behind.
+        current = self._carry[0] if self._carry else [None] * len(self._program.state)
+        state = [
+            on_device if on_device is not None and new is old else _to_device(variable)
+            for variable, on_device, new, old in zip(
+                self._program.state, current, storages, seen, strict=False
+            )
+        ]
         buffer = jax.device_put(np.zeros(CAPACITY if self._scored else 0, pytensor.config.floatX))
         self._carry = [state, buffer]
         if stale:

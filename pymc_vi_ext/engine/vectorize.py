@@ -44,7 +44,7 @@ class _VectorizedSampling:
         return result if isinstance(flat, Sequence) else result[0]
 
 
-class _SingleDraw:
+class _SingleDraw(_VectorizedSampling):
     """Mixin for one draw a step: its log density straight away, without a batch to take it from."""
 
     @property

@@ -143,6 +143,26 @@ def test_shared_values_set_between_steps_are_read():
     assert approx.mean.eval()[0] == 100.0
 
 
+def test_a_value_set_by_a_callback_leaves_the_rest_of_the_state():
+    """Optimizer and random stream go on as they would have: only the parameter jumps."""
+
+    def losses(shift):
+        def nudge(approx, losses, i):
+            if i == 20:
+                approx.params[0].set_value(approx.params[0].get_value() + shift)
+
+        nudge.every = 10
+        model = MODELS["conjugate"]()
+        fit = vix.fit(40, model=model, random_seed=1, callbacks=[nudge] * (shift > -1), **QUIET)
+        return fit.hist
+
+    untouched = losses(-1.0)
+    np.testing.assert_array_equal(losses(0.0), untouched)
+    moved = losses(1.0)
+    np.testing.assert_array_equal(moved[:20], untouched[:20])
+    assert not np.allclose(moved[20:], untouched[20:])
+
+
 def test_large_constants_become_arguments():
     rows = np.random.default_rng(0).normal(size=(300, 4))
     with pm.Model() as model:
