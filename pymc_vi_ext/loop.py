@@ -4,8 +4,10 @@ Written once for all methods and engines. Behind :func:`pymc_vi_ext.fit`, and be
 ``refine`` of the package's own methods, so that ``pm.fit(method=vix.ADVI())`` takes it too.
 """
 
+import contextlib
 import functools
 import logging
+import math
 import time
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +35,7 @@ Callback = Callable[[Approximation, np.ndarray | None, int], Any]
 
 # Steps between two looks at the progress bar and the keyboard take about this long.
 _SECONDS_PER_CALL = 0.1
+_LONGEST_CALL = 1 << 20  # steps
 _VERSIONS = ("pymc", "pytensor", "jax", "numpy")
 
 
@@ -255,32 +258,43 @@ def _steps(
     first = trace.done
     chunk = 16
     while trace.done < trace.end:
-        boundary = min([trace.end, *(_next_call(callback, trace.done) for callback in callbacks)])
-        asked = min(chunk, boundary - trace.done)
+        every, times = _plan(callbacks, trace.done, trace.end, chunk)
         started = time.perf_counter()
-        losses = loop.run(asked)
-        seconds = time.perf_counter() - started
-        taken = asked if losses is None else len(losses)
-        trace.extend(taken, losses)
-        if asked == chunk and seconds < _SECONDS_PER_CALL / 2:
-            chunk *= 4
+        seconds = 0.0
+        with contextlib.closing(loop.intervals(every, times)) as intervals:
+            for losses in intervals:
+                seconds = seconds or time.perf_counter() - started
+                trace.extend(every if losses is None else len(losses), losses)
+                suspect = losses is None or np.isnan(losses[-1])
+                due = [c for c in callbacks if trace.done % getattr(c, "every", 1) == 0]
+                if due or suspect:
+                    loop.write_back(internals=False)
+                if suspect:
+                    _raise_if_not_finite(approx, losses, trace.done)
+                for callback in due:
+                    trace.caller = _name(callback)
+                    callback(approx, trace.losses, trace.done)
+                trace.caller = None
+                progress.update(trace.done - first, trace.losses, last=trace.done == trace.end)
+        if seconds < _SECONDS_PER_CALL / 2:
+            chunk = min(chunk * 4, _LONGEST_CALL)
         elif seconds > 2 * _SECONDS_PER_CALL:
             chunk = max(chunk // 2, 1)
-        due = [c for c in callbacks if trace.done % getattr(c, "every", 1) == 0]
-        if due or losses is None or np.isnan(losses[-1]):
-            loop.write_back(internals=False)
-        if losses is None or np.isnan(losses[-1]):
-            _raise_if_not_finite(approx, losses, trace.done)
-        for callback in due:
-            trace.caller = _name(callback)
-            callback(approx, trace.losses, trace.done)
-        trace.caller = None
-        progress.update(trace.done - first, trace.losses, last=trace.done == trace.end)
 
 
-def _next_call(callback: Callback, done: int) -> int:
-    every = getattr(callback, "every", 1)
-    return (done // every + 1) * every
+def _plan(callbacks: Sequence[Callback], done: int, end: int, chunk: int) -> tuple[int, int]:
+    """Return how many steps to take, and how many times over, of about `chunk` in all.
+
+    A run of steps ends where a callback may be due; several runs follow each other only where
+    each ends so.
+    """
+    if not callbacks:
+        return min(chunk, end - done), 1
+    rhythm = math.gcd(*(int(getattr(callback, "every", 1)) for callback in callbacks))
+    left = min(rhythm - done % rhythm, end - done)
+    if left < rhythm or chunk < rhythm:
+        return min(left, chunk), 1
+    return rhythm, min(chunk, end - done) // rhythm
 
 
 def _raise_if_not_finite(approx: Approximation, losses: np.ndarray | None, i: int) -> None:

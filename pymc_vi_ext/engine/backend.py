@@ -2,7 +2,7 @@
 
 import warnings
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +21,12 @@ class Loop(Protocol):
 
     def run(self, n: int) -> np.ndarray | None:
         """Take up to `n` steps, fewer after a NaN; losses in nats, or None without a loss."""
+
+    def intervals(self, every: int, times: int) -> Generator[np.ndarray | None, None, None]:
+        """Take up to `times` runs of `every` steps; yield the losses of each.
+
+        Closing the iterator leaves the state at the end of the run it yielded last.
+        """
 
     def write_back(self, *, internals: bool = True) -> None:
         """Bring the shared variables up to date; optimizer and generators only where asked."""

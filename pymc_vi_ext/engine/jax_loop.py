@@ -2,7 +2,7 @@
 
 import time
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -21,6 +21,10 @@ from pymc_vi_ext.engine.program import StepProgram
 # Longest run of steps in one call, and so the size of the loss buffer: the call's own cost (some
 # tens of microseconds) disappears in it.
 CAPACITY = 16_384
+# Intervals between callbacks that one call may run ahead, and the memory that their snapshots
+# may take.
+_AHEAD = 16
+_SNAPSHOT_BYTES = 4_000_000
 
 
 class JaxLoop:
@@ -30,6 +34,11 @@ class JaxLoop:
     the same executable. The state stays on the device between calls; :meth:`write_back` stores it
     in PyMC's shared variables as NumPy values. Shared variables set from outside between two
     calls (``pm.set_data``, a callback) are read again, and another shape compiles again.
+
+    A return to Python costs as much as a hundred steps of a small model. :meth:`intervals`
+    therefore runs several intervals in one call, keeps the state at the end of each, and shows
+    them one after the other; where the caller stops or changes something, it goes back to the
+    state it showed.
 
     Parameters
     ----------
@@ -58,6 +67,9 @@ class JaxLoop:
         self._carry: list = []
         self._seen: list = [None] * len(self._shared)
         self._data: list
+        # The state shown to a callback while the device is ahead of it.
+        self._shown: list[np.ndarray] | None = None
+        self._ahead = 1
         self.compile_s = 0.0
         with _double_precision():
             self._load()
@@ -71,18 +83,56 @@ class JaxLoop:
             Loss of each step in nats, None where the program has no loss.
         """
         losses = [np.empty(0)]
-        with _double_precision():
-            while n > 0:
-                if self._changed_outside():
-                    self._load()
-                asked = min(n, CAPACITY)
-                taken, *self._carry = self._loop(*self._carry, self._data, np.int32(asked))
-                done = int(taken)
-                losses.append(np.asarray(self._carry[1])[:done].copy())
-                n -= asked
-                if done < asked:
-                    break
+        while n > 0:
+            asked = min(n, CAPACITY)
+            taken, _ = self._call(asked, 1)
+            losses.append(self._losses(taken))
+            n -= asked
+            if taken < asked:
+                break
         return np.concatenate(losses) if self._scored else None
+
+    def intervals(self, every: int, times: int) -> Generator[np.ndarray | None, None, None]:
+        """Take up to `times` runs of `every` steps; yield the losses of each.
+
+        While one is shown, :meth:`write_back` stores the state at its end. Closing the iterator,
+        or setting a shared variable, makes that state the present one.
+        """
+        times = min(times, self._ahead, CAPACITY // every)
+        if times <= 1:
+            yield self.run(every)
+            return
+        taken, snapshots = self._call(every, times)
+        snapshots = [np.asarray(snapshot) for snapshot in snapshots]
+        losses = self._losses(taken)
+        try:
+            for j, end in enumerate(range(every, taken + every, every)):
+                last = end >= taken
+                self._shown = None if last else [snapshot[j] for snapshot in snapshots]
+                yield losses[end - every : end] if self._scored else None
+                if not last and self._changed_outside():
+                    # Whoever does this once will do it again, and running ahead is in vain.
+                    self._ahead = 1
+                    return
+        finally:
+            if self._shown is not None:
+                self._carry[0] = [
+                    _from_snapshot(value, like)
+                    for value, like in zip(self._shown, self._carry[0], strict=True)
+                ]
+                self._shown = None
+
+    def _call(self, every: int, times: int) -> tuple[int, list]:
+        with _double_precision():
+            if self._changed_outside():
+                self._load()
+            taken, *self._carry, snapshots = self._loop(
+                *self._carry, self._data, np.int32(every), np.int32(times)
+            )
+            return int(taken), snapshots
+
+    def _losses(self, taken: int) -> np.ndarray:
+        return np.asarray(self._carry[1])[:taken].copy()
 
     def write_back(self, *, internals: bool = True) -> None:
         """Store the state in the shared variables.
@@ -91,7 +141,8 @@ class JaxLoop:
         fraction.
         """
         program = self._program
-        for variable, value in zip(program.state, self._carry[0], strict=True):
+        state = self._carry[0] if self._shown is None else self._shown
+        for variable, value in zip(program.state, state, strict=True):
             if not internals and variable in program.internals:
                 continue
             random = isinstance(variable.type, RandomType)
@@ -131,10 +182,12 @@ class JaxLoop:
         buffer = jax.device_put(np.zeros(CAPACITY if self._scored else 0, pytensor.config.floatX))
         self._carry = [state, buffer]
         if stale:
-            self._loop = _loop(self._step, self._scored)
+            size = sum(_plain(value).nbytes for value in state)
+            self._ahead = max(1, min(_AHEAD, _SNAPSHOT_BYTES // max(size, 1)))
+            self._loop = _loop(self._step, self._scored, self._ahead)
             # No step: this call only compiles. (Ahead-of-time compiled functions take several
             # times longer to call.)
-            _, *self._carry = self._loop(*self._carry, self._data, np.int32(0))
+            _, *self._carry, _ = self._loop(*self._carry, self._data, np.int32(0), np.int32(0))
             self._signature = signature
             self.compile_s += time.perf_counter() - started
 
@@ -144,32 +197,60 @@ def _double_precision() -> Any:
     return jax.enable_x64(True)
 
 
-def _loop(step: JaxStep, scored: bool) -> Callable[..., Any]:
-    """Return ``(state, loss buffer, data, n) -> (steps taken, state, loss buffer)``."""
+def _loop(step: JaxStep, scored: bool, ahead: int) -> Callable[..., Any]:
+    """Return the compiled loop over `times` intervals of `every` steps.
 
-    def loop(state: list, buffer: jax.Array, data: list, n: jax.Array) -> tuple:
-        def going_on(carry: tuple) -> jax.Array:
-            i, ok, *_ = carry
-            return ok & (i < n)
+    ``(state, loss buffer, data, every, times) -> (steps taken, state, loss buffer, snapshots)``;
+    the snapshots are the state after each of up to `ahead` intervals, none where that is 1.
+    """
 
-        def body(carry: tuple) -> tuple:
-            i, ok, state, buffer = carry
-            # RNG states are dictionaries which PyTensor's dispatch changes in place.
-            arguments = [dict(s) if isinstance(s, dict) else s for s in state]
-            outputs = step.function(*arguments, *data)
-            new = [_as(value, old) for value, old in zip(outputs, state, strict=False)]
-            if scored:
-                loss = jnp.asarray(outputs[-1], buffer.dtype).reshape(())
-                buffer = buffer.at[i].set(loss)
-                ok = ~jnp.isnan(loss)
-            return i + 1, ok, new, buffer
+    def one_step(carry: tuple, data: list) -> tuple:
+        i, ok, state, buffer = carry
+        # RNG states are dictionaries which PyTensor's dispatch changes in place.
+        arguments = [dict(s) if isinstance(s, dict) else s for s in state]
+        outputs = step.function(*arguments, *data)
+        new = [_as(value, old) for value, old in zip(outputs, state, strict=False)]
+        if scored:
+            loss = jnp.asarray(outputs[-1], buffer.dtype).reshape(())
+            buffer = buffer.at[i].set(loss)
+            ok = ~jnp.isnan(loss)
+        return i + 1, ok, new, buffer
 
-        taken, _, state, buffer = jax.lax.while_loop(
-            going_on, body, (jnp.int32(0), jnp.bool(True), state, buffer)
+    def loop(
+        state: list, buffer: jax.Array, data: list, every: jax.Array, times: jax.Array
+    ) -> tuple:
+        def interval(carry: tuple) -> tuple:
+            j, inner, snapshots = carry
+            inner = jax.lax.while_loop(
+                lambda c: c[1] & (c[0] < (j + 1) * every), lambda c: one_step(c, data), inner
+            )
+            snapshots = [
+                snapshot.at[j].set(_plain(value))
+                for snapshot, value in zip(snapshots, inner[2], strict=False)
+            ]
+            return j + 1, inner, snapshots
+
+        snapshots = [jnp.zeros((ahead, *_plain(s).shape), _plain(s).dtype) for s in state]
+        inner = (jnp.int32(0), jnp.bool(True), state, buffer)
+        carry = (jnp.int32(0), inner, snapshots if ahead > 1 else [])
+        _, (taken, _, state, buffer), snapshots = jax.lax.while_loop(
+            lambda c: c[1][1] & (c[0] < times), interval, carry
         )
-        return taken, state, buffer
+        return taken, state, buffer, snapshots
 
     return jax.jit(loop, donate_argnums=(0, 1))
+
+
+def _plain(value: Any) -> jax.Array:
+    """Return the numbers of a part of the state; of a generator those of its key."""
+    return jax.random.key_data(value["jax_state"]) if isinstance(value, dict) else value
+
+
+def _from_snapshot(value: np.ndarray, like: Any) -> Any:
+    array = jax.device_put(np.array(value))
+    if not isinstance(like, dict):
+        return array
+    return {"jax_state": jax.random.wrap_key_data(array, impl="threefry2x32")}
 
 
 def _as(value: Any, like: Any) -> Any:

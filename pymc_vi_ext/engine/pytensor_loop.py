@@ -2,7 +2,7 @@
 
 import time
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,11 @@ class PyTensorLoop:
                 if np.isnan(loss):
                     return losses[: i + 1]
         return losses if self._scored else None
+
+    def intervals(self, every: int, times: int) -> Generator[np.ndarray | None, None, None]:
+        """Take `times` runs of `every` steps; yield the losses of each."""
+        for _ in range(times):
+            yield self.run(every)
 
     def _first_step(self) -> Any:
         """Take a step and count its time as compilation: numba compiles at the first call."""

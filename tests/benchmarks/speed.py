@@ -230,6 +230,11 @@ def main() -> None:
         versions = before["versions"]
     for section, table in sections(arguments):
         versions |= measure(section, table, arguments)
+        if arguments.rivals and section.title in done:
+            measured = {row.rival for row in section.rows}
+            kept = [row for row in done[section.title].rows if row.rival not in measured]
+            order = list(ADVI) + list(svgd_table(2, 0.0))
+            section.rows = sorted(section.rows + kept, key=lambda row: order.index(row.rival))
         done[section.title] = section
         found = list(done.values())
         text = json.dumps(as_json(found, where, versions, **settings), indent=1)
@@ -246,7 +251,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--methods", choices=["advi", "svgd", "both"], default="both")
     parser.add_argument("--repeats", type=int, help="of the time per step (5, quick: 3)")
     parser.add_argument("--steps", type=int, help="of a warm ADVI run, else by model")
-    parser.add_argument("--keep", action="store_true", help="models measured before stay")
+    parser.add_argument(
+        "--keep", action="store_true", help="models and rivals measured before stay"
+    )
     parser.add_argument("--quick", action="store_true", help="a small part of the steps")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of the results")
     parser.add_argument("--label", help="of the files; by default JAX's backend: cpu, gpu")

@@ -13,6 +13,7 @@ from pytensor.link.jax.dispatch import jax_funcify
 from pytensor.tensor.elemwise import Elemwise
 
 import pymc_vi_ext as vix
+import pymc_vi_ext.loop as loop_module
 
 from pymc_vi_ext.engine import StepProgram, jax_loop, make_loop
 from pymc_vi_ext.engine.jax_step import UnsupportedOpError, jax_step
@@ -269,3 +270,40 @@ def test_losses_longer_than_the_buffer(monkeypatch):
     loop = make_loop(program, "jax")
     assert loop.run(0).shape == (0,)
     assert loop.run(21).shape == (21,)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_running_ahead_shows_each_state_and_goes_back(every):
+    """Losses, parameters and the steps after a stop are those of a loop that never runs ahead."""
+    shown = []
+
+    class Callback:
+        def __init__(self, stop):
+            self.every = every
+            self.stop = stop
+
+        def __call__(self, approx, losses, i):
+            shown.append((i, len(losses), approx.params[0].get_value()[0]))
+            if i == self.stop:
+                raise StopIteration("there")
+
+    def fit(ahead, stop):
+        shown.clear()
+        inference = vix.ADVI(model=MODELS["minibatch"](), random_seed=1)
+        inference.fit(3, **QUIET)  # compiles; no callbacks
+        session = loop_module._sessions[inference]
+        session.loop._ahead = ahead
+        inference.fit(30, callbacks=[Callback(stop)], random_seed=5, **QUIET)
+        stopped = list(shown)
+        inference.state = inference.state._replace(callbacks=[])
+        inference.refine(10, progressbar=False)
+        return stopped, inference.hist[3:], [p.get_value() for p in inference.approx.params]
+
+    for stop in (6, 12, None):
+        calls, losses, parameters = fit(1, stop)
+        again, same_losses, same_parameters = fit(16, stop)
+        assert again == calls
+        assert [i for i, *_ in calls] == list(range(every, (stop or 30) + 1, every))
+        np.testing.assert_array_equal(same_losses, losses)
+        for one, other in zip(parameters, same_parameters, strict=True):
+            np.testing.assert_array_equal(one, other)
