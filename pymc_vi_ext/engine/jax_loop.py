@@ -116,10 +116,11 @@ class JaxLoop:
                     return
         finally:
             if self._shown is not None:
-                self._carry[0] = [
-                    _from_snapshot(value, like)
-                    for value, like in zip(self._shown, self._carry[0], strict=True)
-                ]
+                with _double_precision():
+                    self._carry[0] = [
+                        _from_snapshot(value, like)
+                        for value, like in zip(self._shown, self._carry[0], strict=True)
+                    ]
                 self._shown = None
 
     def _call(self, every: int, times: int) -> tuple[int, list]:
