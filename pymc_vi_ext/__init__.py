@@ -19,9 +19,23 @@ _EXPORTS = {
     "StopReason": "results",
     "compare": "comparison",
     "fit": "fitting",
+    "resume": "fitting",
     "to_datatree": "results",
 }
-_MODULES = ("comparison", "diagnostics", "engine", "inference", "plots", "tracking", "zoo")
+_MODULES = (
+    "approximations",
+    "callbacks",
+    "comparison",
+    "diagnostics",
+    "engine",
+    "inference",
+    "objectives",
+    "optimizers",
+    "plots",
+    "schedules",
+    "tracking",
+    "zoo",
+)
 
 __all__ = ["__version__", *sorted(_EXPORTS)]
 
@@ -29,6 +43,7 @@ if TYPE_CHECKING:
     from pymc_vi_ext.comparison import Comparison as Comparison
     from pymc_vi_ext.comparison import compare as compare
     from pymc_vi_ext.fitting import fit as fit
+    from pymc_vi_ext.fitting import resume as resume
     from pymc_vi_ext.inference import ADVI as ADVI
     from pymc_vi_ext.inference import ASVGD as ASVGD
     from pymc_vi_ext.inference import SVGD as SVGD

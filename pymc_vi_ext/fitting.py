@@ -3,6 +3,8 @@
 import inspect
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pymc as pm
@@ -11,13 +13,21 @@ from pymc.progress_bar import default_progress_theme
 from pymc.variational.inference import Inference
 from pymc.variational.opvi import Approximation
 
+from pymc_vi_ext.callbacks.checkpoint import (
+    CheckpointError,
+    Saved,
+    describe_option,
+    option,
+    read,
+)
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.inference import METHODS
 from pymc_vi_ext.loop import Callback, fit_inference
+from pymc_vi_ext.starts import fit_several
 
 
 def fit(
-    n: int = 10_000,
+    n: int = 100_000,
     method: str | Inference = "advi",
     model: pm.Model | None = None,
     random_seed: int | None = None,
@@ -27,10 +37,11 @@ def fit(
     *,
     backend: str | None = "auto",
     callbacks: Sequence[Callback] | None = None,
-    convergence: None = None,
+    convergence: str | None = "default",
     obj_n_mc: int | None = None,
     obj_optimizer: Any = None,
     learning_rate: float | None = None,
+    n_starts: int = 1,
     progressbar: bool = True,
     progressbar_theme: Any = default_progress_theme,
     score: bool = True,
@@ -42,7 +53,7 @@ def fit(
     Parameters
     ----------
     n : int
-        Number of steps.
+        Number of steps, at most; exactly, with ``convergence=None``.
     method : str or pymc.Inference
         ``"advi"``, ``"fullrank_advi"``, ``"svgd"``, ``"asvgd"`` in any case, or an inference
         object, PyMC's own (a ``KLqp`` over groups, say) included.
@@ -62,18 +73,25 @@ def fit(
         Called as ``callback(approx, losses, i)`` after step ``i`` (from 1). One with an attribute
         `every` is called every that many steps, and the engine takes those in one call.
         ``raise StopIteration(reason)`` ends the fit.
-    convergence : None
-        The fit takes exactly `n` steps, unless a callback stops it.
+    convergence : {"default", None}
+        "default" ends the fit where averages of the iterates, at falling learning rates, have the
+        same ELBO within .02 nat or so (:class:`pymc_vi_ext.callbacks.StagedStop`), warns
+        where `n` steps do not suffice for that, and gives the average as result. With None the
+        fit takes exactly `n` steps. In both cases a callback may end it earlier.
     obj_n_mc : int, optional
         Draws a step for the gradient: by default 1, for ``"asvgd"`` 500.
     obj_optimizer : callable, optional
-        Any of PyMC's optimizers. By default Adam with a learning rate that falls over the `n`
-        steps; the result is then the average of the iterates of the second half
-        (:class:`pymc_vi_ext.optimizers.AnnealedAdam`).
+        Any of PyMC's optimizers. By default Adam in units of the approximation's own standard
+        deviations (:class:`pymc_vi_ext.optimizers.WhitenedAdam`); with ``convergence=None`` Adam
+        with a learning rate that falls over the `n` steps, and as result the average of the
+        iterates of the second half (:class:`pymc_vi_ext.optimizers.AnnealedAdam`).
     learning_rate : float, optional
-        First rate of the default optimizer, 0.05 if not given.
+        First rate of the default optimizer: 0.1 if not given, 0.05 with ``convergence=None``.
+    n_starts : int
+        Fits from so many starts, with one compiled program, keeps that of the highest ELBO and
+        reports all: ``approx.report.starts``. Modes far apart need it.
     progressbar : bool
-        Whether to show loss, steps per second and time left.
+        Whether to show loss, steps per second, time left and what the stopping rules measure.
     progressbar_theme : rich.theme.Theme, optional
     score : bool
         Whether to record the loss. ``"svgd"`` and ``"asvgd"`` have none.
@@ -111,40 +129,134 @@ def fit(
     >>> with pm.Model():
     ...     mu = pm.Normal("mu", 0.0, 1.0)
     ...     pm.Normal("y", mu, 1.0, observed=[0.7, 1.5, 1.0])
-    ...     approx = vix.fit(5000, random_seed=1, progressbar=False)
+    ...     approx = vix.fit(random_seed=1, progressbar=False)
     y
-    >>> len(approx.hist), approx.report.stop_reason.value
-    (5000, 'completed')
+    >>> approx.report.stop_reason.value, len(approx.hist) == approx.report.steps
+    ('converged', True)
     >>> round(float(approx.mean.eval()[0]), 1), round(float(approx.std.eval()[0]), 1)
     (0.8, 0.5)
     """
     inference = _inference(method, model, random_seed, start, start_sigma, inf_kwargs)
-    if convergence is not None:
-        raise ValueError(
-            f"There is no stopping rule {convergence!r}: with `convergence=None` the fit takes `n` "
-            "steps, and a callback that raises StopIteration ends it earlier."
-        )
-    if obj_n_mc is not None:
-        if not obj_n_mc >= 1:
-            raise ValueError(f"`obj_n_mc` counts draws a step, at least 1, not {obj_n_mc!r}.")
-        pm_fit_kwargs["obj_n_mc"] = obj_n_mc
+    if obj_n_mc is not None and not obj_n_mc >= 1:
+        raise ValueError(f"`obj_n_mc` counts draws a step, at least 1, not {obj_n_mc!r}.")
+    # All that makes the steps what they are: a checkpoint keeps it.
+    options = {
+        "method": method,
+        "random_seed": random_seed,
+        "inf_kwargs": inf_kwargs,
+        "backend": backend,
+        "convergence": convergence,
+        "obj_n_mc": obj_n_mc,
+        "obj_optimizer": obj_optimizer,
+        "learning_rate": learning_rate,
+        "score": score,
+        "include_transformed": include_transformed,
+        **pm_fit_kwargs,
+    }
+    if not isinstance(n_starts, int) or n_starts < 1:
+        raise ValueError(f"`n_starts` must be a whole number from 1, not {n_starts!r}.")
+    run = partial(_run, inference, n, options, callbacks, progressbar, progressbar_theme)
+    return run() if n_starts == 1 else fit_several(inference, n_starts, random_seed, run)
+
+
+def _run(
+    inference: Inference,
+    n: int,
+    options: Mapping[str, Any],
+    callbacks: Sequence[Callback] | None,
+    progressbar: bool,
+    progressbar_theme: Any,
+    saved: Saved | None = None,
+) -> Approximation:
+    own = {"method", "random_seed", "inf_kwargs", "score", "obj_n_mc"}
+    keywords = {name: value for name, value in options.items() if name not in own}
+    if options["obj_n_mc"] is not None:
+        keywords["obj_n_mc"] = options["obj_n_mc"]
     elif default := inspect.signature(inference.fit).parameters.get("obj_n_mc"):
         # Methods of PyMC's that want many draws say so in the signature of their own `fit`.
-        pm_fit_kwargs["obj_n_mc"] = default.default
+        keywords["obj_n_mc"] = default.default
+    built = isinstance(options["method"], Inference)
     return fit_inference(
         inference,
         n,
-        score=None if score else False,
+        score=None if options["score"] else False,
         callbacks=callbacks,
         progressbar=progressbar,
         progressbar_theme=progressbar_theme,
-        backend=backend,
-        include_transformed=include_transformed,
-        obj_optimizer=obj_optimizer,
-        learning_rate=learning_rate,
-        random_seed=random_seed if isinstance(method, Inference) else None,
-        **pm_fit_kwargs,
+        random_seed=options["random_seed"] if built else None,
+        options={name: describe_option(value) for name, value in options.items()},
+        saved=saved,
+        **keywords,
     )
+
+
+def resume(
+    path: str | Path,
+    model: pm.Model | None = None,
+    *,
+    callbacks: Sequence[Callback] | None = None,
+    progressbar: bool = True,
+    **options: Any,
+) -> Approximation:
+    """Go on with a fit that :class:`~pymc_vi_ext.callbacks.Checkpoint` saved.
+
+    The fit ends with the same losses and parameters, bit for bit, as one that was not
+    interrupted, on the same machine and versions.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of the checkpoint.
+    model : pymc.Model, optional
+        The model of the fit, built anew; by default the one on the context.
+    callbacks : sequence of callable, optional
+        The same as before, in the same order; those that keep a state get theirs back. Without
+        the `Checkpoint` no more are written: pass it again to go on saving.
+    progressbar : bool
+    **options
+        Of :func:`fit`, where the file could not hold them: an optimizer that is no plain one of
+        PyMC's, an inference object as `method`. Others are in the file.
+
+    Returns
+    -------
+    Approximation
+        As of :func:`fit`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        A ValueError: if the file is damaged, or of another model, method or list of callbacks;
+        it names what differs.
+    """
+    saved = read(path)
+    if saved.header.get("options") is None:
+        raise CheckpointError(
+            f"The checkpoint {path} was not written by `vix.fit`: it holds no options to go on "
+            "with. Its parameters can be read with `numpy.load`."
+        )
+    described = saved.header["options"]
+    all_options = {
+        name: options[name] if name in options else option(name, value)
+        for name, value in described.items()
+    }
+    if unknown := [name for name in options if name not in described]:
+        raise CheckpointError(
+            f"The fit saved in {path} was started without {', '.join(unknown)}; it cannot go on "
+            "with it."
+        )
+    inference = _inference(
+        all_options["method"],
+        model,
+        all_options["random_seed"],
+        None,
+        None,
+        None if "method" in options else all_options["inf_kwargs"],
+    )
+    saved.refuse_another(inference.approx)
+    left = saved.header["end"] - saved.header["step"]
+    return _run(inference, left, all_options, callbacks, progressbar, default_progress_theme, saved)
 
 
 def _inference(

@@ -9,6 +9,7 @@ import functools
 import logging
 import math
 import time
+import warnings
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +25,15 @@ from pymc.variational.inference import Inference, State
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext import __version__
+from pymc_vi_ext.callbacks._parameters import set_parameters
+from pymc_vi_ext.callbacks.checkpoint import Checkpoint, Saved
+from pymc_vi_ext.callbacks.staged import StagedStop
 from pymc_vi_ext.engine import Loop, StepProgram, make_loop
-from pymc_vi_ext.optimizers import AnnealedAdam
+from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.optimizers import AnnealedAdam, WhitenedAdam
 from pymc_vi_ext.progress import fit_progress
 from pymc_vi_ext.results import FitReport, StopReason, Timings
+from pymc_vi_ext.state import FitState
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +42,8 @@ Callback = Callable[[Approximation, np.ndarray | None, int], Any]
 # Steps between two looks at the progress bar and the keyboard take about this long.
 _SECONDS_PER_CALL = 0.1
 _LONGEST_CALL = 1 << 20  # steps
+# Ends at which the iterates' average is the best there is.
+_ENDS_WITHOUT_RESULT = (StopReason.COMPLETED, StopReason.INTERRUPTED)
 _VERSIONS = ("pymc", "pytensor", "jax", "numpy")
 
 
@@ -44,13 +52,18 @@ class _Session:
     """What the last ``fit`` of an inference leaves for the next one and for ``refine``."""
 
     key: Any
+    # Of the options some are in `key` by their id only: this keeps them, and so their ids, alive.
     keywords: Mapping[str, Any]
     program: StepProgram
     loop: Loop
     optimizer: Any
-    losses: np.ndarray | None
+    rule: StagedStop | None
+    losses: np.ndarray | None = None
     steps: int = 0
     seed: int | None = None
+    options: Mapping[str, Any] | None = None
+    # Steps that fill a call of the engine, as measured last.
+    chunk: int = 16
 
 
 _sessions: "WeakKeyDictionary[Inference, _Session]" = WeakKeyDictionary()
@@ -68,7 +81,10 @@ def fit_inference(
     include_transformed: bool = False,
     random_seed: int | None = None,
     learning_rate: float | None = None,
+    convergence: str | None = None,
     compile_kwargs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    saved: Saved | None = None,
     **update_kwargs: Any,
 ) -> Approximation:
     """Fit `inference` from its present parameters, with a new optimizer state.
@@ -79,7 +95,7 @@ def fit_inference(
     ----------
     inference : pymc.Inference
     n : int
-        Number of steps.
+        Number of steps, at most.
     score : bool, optional
         Whether to compute the loss; by default where the objective has one.
     callbacks : sequence of callable, optional
@@ -95,6 +111,12 @@ def fit_inference(
         Seed of the draws; by default from the approximation's own generator.
     learning_rate : float, optional
         Of the default optimizer.
+    convergence : {None, "default"}, optional
+        "default" stops by :class:`~pymc_vi_ext.callbacks.staged.StagedStop`.
+    options : mapping, optional
+        What a checkpoint needs to call :func:`pymc_vi_ext.fit` again.
+    saved : Saved, optional
+        A checkpoint to go on from; `n` then counts the steps left.
     compile_kwargs : mapping, optional
         For :func:`pytensor.function`.
     **update_kwargs
@@ -115,9 +137,14 @@ def fit_inference(
             "Give either `learning_rate`, which is the default optimizer's, or `obj_optimizer` "
             "with a rate of its own, not both."
         )
+    if convergence not in (None, "default"):
+        raise UnknownNameError("stopping rule", convergence, ("default", None))
     scored = inference.objective.op.returns_loss and score is not False
     key = _freeze(
-        (backend, scored, learning_rate, pytensor.config.floatX, compile_kwargs, update_kwargs)
+        (
+            (backend, scored, learning_rate, convergence, pytensor.config.floatX),
+            (compile_kwargs, update_kwargs),
+        )
     )
     session = _sessions.get(inference)
     timings = [0.0, 0.0]
@@ -127,23 +154,34 @@ def fit_inference(
     if session is None or session.key != key:
         started = time.perf_counter()
         rate = {} if learning_rate is None else {"learning_rate": learning_rate}
-        optimizer = update_kwargs.get("obj_optimizer") or AnnealedAdam(
-            **rate, average=not approx.any_histograms
-        )
+        rule = None if convergence is None else StagedStop()
+        optimizer = update_kwargs.get("obj_optimizer")
+        if optimizer is None and rule is not None:
+            optimizer = WhitenedAdam(approx, **rate)
+        elif optimizer is None:
+            optimizer = AnnealedAdam(**rate, average=not approx.any_histograms)
         keywords = {**update_kwargs, "obj_optimizer": optimizer}
+        if rule is not None:
+            keywords["more_updates"] = {
+                **(update_kwargs.get("more_updates") or {}),
+                **rule.updates(approx),
+            }
         program = StepProgram.from_inference(inference, score=scored, **keywords)
         timings[0] = time.perf_counter() - started
         program.restart(seed)
         loop = make_loop(program, backend, compile_kwargs)
         timings[1] = loop.compile_s
-        session = _Session(key, keywords, program, loop, optimizer, None)
+        session = _Session(key, keywords, program, loop, optimizer, rule)
         _sessions[inference] = session
     else:
         session.program.restart(seed)
     session.seed = random_seed if random_seed is not None else getattr(inference, "seed", None)
     session.losses = np.empty(0) if scored else None
     session.steps = 0
-    _run(inference, session, n, callbacks, progressbar, progressbar_theme, timings)
+    session.options = options
+    if session.rule is not None:
+        session.rule.clear()
+    _run(inference, session, n, callbacks, progressbar, progressbar_theme, timings, saved)
     for group in approx.groups:
         group.include_transformed = include_transformed
     return approx
@@ -167,21 +205,57 @@ def _run(
     progressbar: bool,
     theme: Any,
     timings: list[float],
+    saved: Saved | None = None,
 ) -> None:
     """Take `n` steps and leave everything that PyMC users read on `inference` and its approx."""
     approx = inference.approx
-    if begin := getattr(session.optimizer, "begin", None):
+    rule = session.rule
+    # What saves the others' states comes after them.
+    watching: list[Callback] = sorted(
+        [*callbacks, *([] if rule is None else [rule])], key=lambda c: isinstance(c, Checkpoint)
+    )
+    approx.fit_state = FitState(
+        approx,
+        session.program,
+        session.loop,
+        session.optimizer,
+        watching,
+        session.steps + n,
+        session.options,
+    )
+    if saved is not None:
+        saved.restore(approx.fit_state)
+        session.steps = saved.header["step"]
+        approx.fit_state.end = session.steps + n
+        session.losses = inference.hist = saved.losses
+    elif rule is not None:
+        rule.restart_block()
+    if saved is None and (begin := getattr(session.optimizer, "begin", None)):
         begin(n)
     compiled_before = session.loop.compile_s
     started = time.perf_counter()
     trace = _Trace(session.losses, session.steps, n)
     reason, stopped_by, evidence = StopReason.COMPLETED, None, ""
     error: Exception | None = None
+    has_result = False
     try:
         with fit_progress(n, progressbar, theme) as progress:
-            _steps(session.loop, approx, trace, callbacks, progress)
+            session.chunk = _steps(
+                session.loop,
+                approx,
+                trace,
+                watching,
+                progress,
+                session.chunk,
+            )
     except StopIteration as stop:
-        reason, stopped_by, evidence = StopReason.STOPPED, trace.caller, str(stop)
+        # A callback that set the parameters has said what the result is.
+        has_result = any(
+            new is not old for new, old in zip(_storages(approx), trace.shown, strict=False)
+        )
+        converged = getattr(trace.caller, "finds_convergence", False)
+        reason = StopReason.CONVERGED if converged else StopReason.STOPPED
+        stopped_by, evidence = _name(trace.caller), str(stop)
         logger.info("Stopped by %s at step %d: %s", stopped_by, trace.done, stop)
     except KeyboardInterrupt:
         reason, evidence = StopReason.INTERRUPTED, "keyboard interrupt"
@@ -190,15 +264,27 @@ def _run(
         reason, evidence, error = StopReason.NOT_FINITE, str(failure), failure
     except Exception as failure:
         reason, evidence, error = StopReason.FAILED, repr(failure), failure
-        stopped_by = trace.caller
+        stopped_by = None if trace.caller is None else _name(trace.caller)
         failure.add_note(
-            (f"Raised by the callback {trace.caller}" if trace.caller else "Raised by the engine")
+            (f"Raised by the callback {stopped_by}" if stopped_by else "Raised by the engine")
             + f" at step {trace.done}. The fit up to there is kept: this exception's `approx`, "
             "with `approx.hist` and `approx.report`."
         )
-    session.loop.write_back()
+    approx.fit_state.sync()
+    if rule is not None and reason in _ENDS_WITHOUT_RESULT and trace.done > session.steps:
+        average = rule.average()
+        if average is not None and np.isfinite(average).all() and not approx.any_histograms:
+            set_parameters(approx, average)
+    if rule is not None and reason is StopReason.COMPLETED and n:
+        evidence = f"not converged: {rule.shortfall}"
+        warnings.warn(
+            f"The fit took all of its {n:,} steps before it converged ({rule.shortfall}). "
+            "Raise `n`, or `refine`; `approx.report.evidence` keeps this.",
+            stacklevel=4,
+        )
     finish = getattr(session.optimizer, "finish", None)
-    if finish and trace.done > session.steps and reason is not StopReason.NOT_FINITE:
+    failed = reason is StopReason.NOT_FINITE
+    if finish and trace.done > session.steps and not failed and not has_result:
         finish()
     run_s = time.perf_counter() - started - (session.loop.compile_s - compiled_before)
     taken = trace.done - session.steps
@@ -235,7 +321,9 @@ class _Trace:
 
     def __init__(self, losses: np.ndarray | None, done: int, n: int):
         self.done, self.end = done, done + n
-        self.caller: str | None = None
+        self.caller: Callback | None = None
+        # The parameters' storages before that callback was called.
+        self.shown: list[Any] = []
         self._buffer = None if losses is None else np.concatenate([losses, np.empty(n)])
 
     @property
@@ -254,9 +342,10 @@ def _steps(
     trace: _Trace,
     callbacks: Sequence[Callback],
     progress: Any,
-) -> None:
+    chunk: int,
+) -> int:
+    """Take the steps of `trace`; returns how many filled a call at the end."""
     first = trace.done
-    chunk = 16
     while trace.done < trace.end:
         every, times = _plan(callbacks, trace.done, trace.end, chunk)
         started = time.perf_counter()
@@ -269,17 +358,21 @@ def _steps(
                 due = [c for c in callbacks if trace.done % getattr(c, "every", 1) == 0]
                 if due or suspect:
                     loop.write_back(internals=False)
-                if suspect:
-                    _raise_if_not_finite(approx, losses, trace.done)
+                if suspect and (problem := _not_finite(approx, losses, trace.done)):
+                    _recover(approx, trace, callbacks, problem)
+                    continue
                 for callback in due:
-                    trace.caller = _name(callback)
+                    trace.caller, trace.shown = callback, _storages(approx)
                     callback(approx, trace.losses, trace.done)
                 trace.caller = None
-                progress.update(trace.done - first, trace.losses, last=trace.done == trace.end)
+                progress.update(
+                    trace.done - first, trace.losses, callbacks, last=trace.done == trace.end
+                )
         if seconds < _SECONDS_PER_CALL / 2:
             chunk = min(chunk * 4, _LONGEST_CALL)
         elif seconds > 2 * _SECONDS_PER_CALL:
             chunk = max(chunk // 2, 1)
+    return chunk
 
 
 def _plan(callbacks: Sequence[Callback], done: int, end: int, chunk: int) -> tuple[int, int]:
@@ -297,16 +390,34 @@ def _plan(callbacks: Sequence[Callback], done: int, end: int, chunk: int) -> tup
     return rhythm, min(chunk, end - done) // rhythm
 
 
-def _raise_if_not_finite(approx: Approximation, losses: np.ndarray | None, i: int) -> None:
-    """Raise FloatingPointError, naming variables and indices, if the loss or a parameter is NaN."""
+def _storages(approx: Approximation) -> list[Any]:
+    """Return the arrays that hold the parameters now: a parameter that is set gets a new one."""
+    return [parameter.container.storage[0] for parameter in approx.params]
+
+
+def _not_finite(approx: Approximation, losses: np.ndarray | None, i: int) -> str | None:
+    """Say where the loss or a parameter is NaN, naming variables and indices; None if nowhere."""
     bad = nan_parameters(approx)
     if not bad and (losses is None or not np.isnan(losses[-1])):
-        return
+        return None
     where = "\n".join(bad) or "Every parameter is finite still: the log density itself is NaN."
-    raise FloatingPointError(
+    return (
         f"NaN occurred in optimization at step {i}.\n{where}\n"
         "Try a smaller learning rate, another start, or priors that keep the log density finite."
     )
+
+
+def _recover(
+    approx: Approximation, trace: "_Trace", callbacks: Sequence[Callback], problem: str
+) -> None:
+    """Let the first callback that can (``NonFinite``) go back; raise FloatingPointError if none."""
+    for callback in callbacks:
+        if recover := getattr(callback, "recover", None):
+            trace.caller = callback
+            recover(approx, trace.losses, trace.done, problem)
+            trace.caller = None
+            return
+    raise FloatingPointError(problem)
 
 
 def nan_parameters(approx: Approximation) -> list[str]:
@@ -371,10 +482,17 @@ def _check_callbacks(callbacks: Sequence[Callback] | None) -> Sequence[Callback]
             raise ValueError(
                 f"{_name(callback)}.every must be a whole number of steps from 1, not {every!r}."
             )
+    constant = [c for c in callbacks if getattr(c, "needs_constant_rate", False)]
+    changing = [c for c in callbacks if getattr(c, "changes_rate", False)]
+    if constant and changing:
+        raise ValueError(
+            f"{_name(constant[0])} needs a constant learning rate, and {_name(changing[0])} "
+            "changes it: use one of them."
+        )
     return callbacks
 
 
-def _name(callback: Callback) -> str:
+def _name(callback: Callback | None) -> str:
     return getattr(callback, "__name__", type(callback).__name__)
 
 

@@ -2,8 +2,9 @@
 
 import time
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +23,22 @@ class FitProgress:
 
     def __init__(self, progress: Progress, n: int):
         self._progress = progress
-        self._task = progress.add_task("Fitting", total=n, loss="", speed="")
+        self._task = progress.add_task("Fitting", total=n, loss="", speed="", rules="")
         self._drawn = self._started = time.perf_counter()
 
-    def update(self, done: int, losses: np.ndarray | None, *, last: bool = False) -> None:
-        """Show that `done` steps are taken; `losses` are those of all steps so far, in nats."""
+    def update(
+        self,
+        done: int,
+        losses: np.ndarray | None,
+        callbacks: Sequence[Any] = (),
+        *,
+        last: bool = False,
+    ) -> None:
+        """Show that `done` steps are taken.
+
+        `losses` are those of all steps so far, in nats. Of `callbacks`, those with a ``status``
+        say what they measure against their threshold.
+        """
         now = time.perf_counter()
         if not last and now - self._drawn < _SECONDS_BETWEEN_DRAWINGS:
             return
@@ -37,12 +49,13 @@ class FitProgress:
             recent = recent[np.isfinite(recent)]
             loss = f"loss {recent.mean():,.5g}" if len(recent) else "loss not finite"
         speed = f"{done / max(now - self._started, 1e-9):,.0f} steps/s"
-        self._progress.update(self._task, completed=done, loss=loss, speed=speed)
+        rules = "; ".join(filter(None, (getattr(c, "status", "") for c in callbacks)))
+        self._progress.update(self._task, completed=done, loss=loss, speed=speed, rules=rules)
         self._progress.refresh()
 
 
 class _NoProgress:
-    def update(self, done: int, losses: np.ndarray | None, *, last: bool = False) -> None:
+    def update(self, *args: Any, **kwargs: Any) -> None:
         pass
 
 
@@ -62,6 +75,7 @@ def fit_progress(
         TimeRemainingColumn(),
         TextColumn("{task.fields[speed]}"),
         TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[rules]}"),
     )
     console = Console(theme=theme)
     with Progress(*columns, console=console, auto_refresh=False) as progress:

@@ -3,7 +3,7 @@
 import enum
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import arviz as az
@@ -39,8 +39,10 @@ class StopReason(enum.Enum):
 
     COMPLETED = "completed"
     """It took all the steps it was given."""
+    CONVERGED = "converged"
+    """A rule that looks for convergence found it."""
     STOPPED = "stopped"
-    """A callback raised StopIteration."""
+    """Another callback raised StopIteration."""
     INTERRUPTED = "interrupted"
     """The user pressed Ctrl-C."""
     NOT_FINITE = "not finite"
@@ -69,6 +71,25 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Start:
+    """One of several starts of a fit.
+
+    Attributes
+    ----------
+    elbo, elbo_se : float
+        ELBO of its result and the standard error, in nats; the same random numbers for all
+        starts, so that differences are less uncertain than that.
+    steps : int
+    stop_reason : StopReason
+    """
+
+    elbo: float
+    elbo_se: float
+    steps: int
+    stop_reason: StopReason
+
+
+@dataclass(frozen=True)
 class FitReport:
     """How a fit went.
 
@@ -80,7 +101,8 @@ class FitReport:
     steps : int
         Steps taken since :meth:`fit` was called, those of ``refine`` included.
     evidence : str
-        What the callback said, or the error.
+        What the rule or callback measured, what was still missing where the steps ran out, or
+        the error.
     timings : Timings
         Of the last call.
     backend : str
@@ -89,6 +111,8 @@ class FitReport:
         The `random_seed` the fit was given.
     versions : mapping of str to str
         Of the packages that computed the result.
+    starts : tuple of Start
+        What each start reached, where there were several; this report is that of the best.
     """
 
     stop_reason: StopReason
@@ -99,6 +123,16 @@ class FitReport:
     backend: str
     seed: int | None
     versions: Mapping[str, str]
+    starts: tuple[Start, ...] = ()
+
+    def of_starts(self, starts: tuple[Start, ...]) -> "FitReport":
+        """Return the report with what all starts reached."""
+        return replace(self, starts=starts)
+
+    @property
+    def converged(self) -> bool:
+        """Whether a rule that looks for convergence ended the fit."""
+        return self.stop_reason is StopReason.CONVERGED
 
 
 _samplers: "WeakKeyDictionary[Approximation, tuple[list[str], Sampler, list]]" = WeakKeyDictionary()

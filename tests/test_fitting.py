@@ -23,46 +23,68 @@ def conjugate():
     return MODELS["conjugate"]()
 
 
+def evidence_of_conjugate():
+    covariance = np.ones((10, 10)) + np.eye(10)
+    quadratic = Y @ np.linalg.solve(covariance, Y)
+    return -0.5 * quadratic - 0.5 * np.linalg.slogdet(2 * np.pi * covariance).logabsdet
+
+
 @pytest.mark.parametrize("backend", ["jax", "numba", "c"])
 def test_known_posterior(conjugate, backend):
-    """E1: mean sum(y) / 11, sd 1 / sqrt(11) = .301511, ELBO = log evidence."""
-    approx = vix.fit(10_000, model=conjugate, random_seed=1, backend=backend, progressbar=False)
+    """E1: mean sum(y) / 11, sd 1 / sqrt(11) = .301511, ELBO = log evidence.
+
+    The posterior is in the family, where the gradient has no noise: the fit is exact up to what
+    the rule lets pass. The ELBO has no noise either.
+    """
+    approx = vix.fit(model=conjugate, random_seed=1, backend=backend, progressbar=False)
     sd = 11**-0.5
-    # The averaged iterate scatters by about .012 standard deviations, the fitted standard
-    # deviation by 1.1 % (25 seeds); four times that.
-    assert approx.mean.eval()[0] == pytest.approx(Y.sum() / 11, abs=0.05 * sd)
-    assert approx.std.eval()[0] == pytest.approx(sd, rel=0.05)
-    covariance = np.ones((10, 10)) + np.eye(10)
-    evidence = (
-        -0.5 * (Y @ np.linalg.solve(covariance, Y))
-        - 0.5 * np.linalg.slogdet(2 * np.pi * covariance).logabsdet
-    )
+    assert approx.report.converged
+    assert approx.mean.eval()[0] == pytest.approx(Y.sum() / 11, abs=0.01 * sd)
+    assert approx.std.eval()[0] == pytest.approx(sd, rel=0.01)
+    tree = vix.to_datatree(approx, 1_000, random_seed=1)
+    elbo = tree.sample_stats["lp"] - tree.sample_stats["log_q"]
+    assert float(elbo.mean()) == pytest.approx(evidence_of_conjugate(), abs=1e-3)
+
+
+def test_exactly_n_steps(conjugate):
+    """E1 with a falling rate and the average of the second half, over exactly n steps."""
+    approx = vix.fit(10_000, model=conjugate, random_seed=1, convergence=None, **QUIET)
+    sd = 11**-0.5
+    assert len(approx.hist) == approx.report.steps == 10_000
+    assert approx.report.stop_reason is vix.StopReason.COMPLETED
+    assert approx.mean.eval()[0] == pytest.approx(Y.sum() / 11, abs=0.01 * sd)
+    assert approx.std.eval()[0] == pytest.approx(sd, rel=0.01)
     late = approx.hist[-2000:]
-    # At the optimum the loss estimates -log evidence; four standard errors, and the gap that
-    # the scatter makes.
-    assert -late.mean() == pytest.approx(evidence, abs=4 * late.std() / 2000**0.5 + 5e-3)
+    assert -late.mean() == pytest.approx(
+        evidence_of_conjugate(), abs=4 * late.std() / 2000**0.5 + 5e-3
+    )
 
 
 def test_mean_field_of_a_correlated_gaussian():
     """E2: sd sqrt(1 - r^2) = .6 and KL = -log(1 - r^2) / 2 = .510826."""
-    approx = vix.fit(10_000, model=MODELS["correlated"](), random_seed=1, **QUIET)
-    np.testing.assert_allclose(approx.std.eval(), 0.6, rtol=0.05)
-    late = approx.hist[-3000:]
-    assert late.mean() == pytest.approx(0.510826, abs=4 * late.std() / 3000**0.5 + 5e-3)
+    approx = vix.fit(model=MODELS["correlated"](), random_seed=1, **QUIET)
+    assert approx.report.converged
+    # .05 nat short at most, the fit's tolerance: .16 in each of two logarithms if all is there.
+    np.testing.assert_allclose(approx.std.eval(), 0.6, rtol=0.1)
+    tree = vix.to_datatree(approx, 20_000, random_seed=1)
+    gap = (tree.sample_stats["log_q"] - tree.sample_stats["lp"]).to_numpy()
+    error = gap.std() / gap.size**0.5
+    assert gap.mean() == pytest.approx(0.510826, abs=4 * error + 0.05)
 
 
 def test_full_rank_reaches_the_evidence():
     """E4: the ELBO is log Z = 0, exactly and for each draw, at the optimum."""
-    approx = vix.fit(
-        10_000, method="FullRank_ADVI", model=MODELS["correlated"](), random_seed=1, **QUIET
-    )
-    np.testing.assert_allclose(approx.cov.eval(), [[1.0, 0.8], [0.8, 1.0]], atol=0.06)
-    assert approx.hist[-500:].mean() == pytest.approx(0.0, abs=0.02)
+    approx = vix.fit(method="FullRank_ADVI", model=MODELS["correlated"](), random_seed=1, **QUIET)
+    np.testing.assert_allclose(approx.cov.eval(), [[1.0, 0.8], [0.8, 1.0]], atol=0.01)
+    tree = vix.to_datatree(approx, 1_000, random_seed=1)
+    elbo = tree.sample_stats["lp"] - tree.sample_stats["log_q"]
+    assert float(elbo.mean()) == pytest.approx(0.0, abs=1e-3)
 
 
 def test_svgd_moments(conjugate):
     approx = vix.fit(
         500,
+        convergence=None,
         method="svgd",
         model=conjugate,
         random_seed=1,
@@ -94,12 +116,12 @@ def test_pymc_entry_point(conjugate):
     assert approx.report.seed == 1
     assert len(approx.hist) == 300
     with conjugate:
-        again = vix.fit(300, random_seed=1, **QUIET)
+        again = vix.fit(300, convergence=None, random_seed=1, **QUIET)
     np.testing.assert_array_equal(again.hist, approx.hist)
 
 
 def test_report(conjugate):
-    report = vix.fit(50, model=conjugate, random_seed=3, **QUIET).report
+    report = vix.fit(50, convergence=None, model=conjugate, random_seed=3, **QUIET).report
     assert report.stop_reason is vix.StopReason.COMPLETED
     assert (report.steps, report.seed, report.backend) == (50, 3, "jax")
     timings = report.timings
@@ -113,7 +135,9 @@ def test_callbacks_are_called_as_in_pymc(conjugate):
     def each(approx, losses, i):
         seen.append((i, len(losses), losses[-1], float(approx.params[0].get_value()[0])))
 
-    approx = vix.fit(12, model=conjugate, random_seed=1, callbacks=[each], **QUIET)
+    approx = vix.fit(
+        12, convergence=None, model=conjugate, random_seed=1, callbacks=[each], **QUIET
+    )
     assert [s[0] for s in seen] == list(range(1, 13))
     assert [s[1] for s in seen] == list(range(1, 13))
     np.testing.assert_array_equal([s[2] for s in seen], approx.hist)
@@ -130,7 +154,7 @@ def test_every_sets_the_rhythm_of_the_engine(conjugate):
         def __call__(self, approx, losses, i):
             calls.append((self.every, i))
 
-    vix.fit(20, model=conjugate, callbacks=[Every(6), Every(4)], **QUIET)
+    vix.fit(20, convergence=None, model=conjugate, callbacks=[Every(6), Every(4)], **QUIET)
     assert calls == [(4, 4), (6, 6), (4, 8), (6, 12), (4, 12), (4, 16), (6, 18), (4, 20)]
 
 
@@ -155,7 +179,7 @@ def test_stop_iteration(conjugate):
             raise StopIteration("far enough")
 
     stop.every = 10
-    approx = vix.fit(100, model=conjugate, callbacks=[stop], **QUIET)
+    approx = vix.fit(100, convergence=None, model=conjugate, callbacks=[stop], **QUIET)
     report = approx.report
     assert report.stop_reason is vix.StopReason.STOPPED
     assert (report.stopped_by, report.evidence, report.steps) == ("stop", "far enough", 30)
@@ -165,7 +189,9 @@ def test_stop_iteration(conjugate):
 def test_pymc_callbacks(conjugate):
     tracker = callbacks.Tracker(mean=lambda approx, losses, i: approx.mean.get_value()[0])
     convergence = callbacks.CheckParametersConvergence(every=50, tolerance=1e9)
-    approx = vix.fit(500, model=conjugate, callbacks=[tracker, convergence], **QUIET)
+    approx = vix.fit(
+        500, convergence=None, model=conjugate, callbacks=[tracker, convergence], **QUIET
+    )
     assert approx.report.stopped_by == "CheckParametersConvergence"
     assert len(tracker["mean"]) == approx.report.steps
 
@@ -175,7 +201,7 @@ def test_keyboard_interrupt_keeps_the_fit(conjugate):
         if i == 7:
             raise KeyboardInterrupt
 
-    approx = vix.fit(100, model=conjugate, callbacks=[interrupt], **QUIET)
+    approx = vix.fit(100, convergence=None, model=conjugate, callbacks=[interrupt], **QUIET)
     assert approx.report.stop_reason is vix.StopReason.INTERRUPTED
     assert len(approx.hist) == 7
 
@@ -186,7 +212,7 @@ def test_callback_that_raises_loses_nothing(conjugate):
             raise ZeroDivisionError("oops")
 
     with pytest.raises(ZeroDivisionError, match="oops") as error:
-        vix.fit(100, model=conjugate, callbacks=[broken], **QUIET)
+        vix.fit(100, convergence=None, model=conjugate, callbacks=[broken], **QUIET)
     assert "the callback broken at step 9" in "".join(error.value.__notes__)
     approx = error.value.approx
     assert len(approx.hist) == 9
@@ -197,24 +223,28 @@ def test_callback_that_raises_loses_nothing(conjugate):
 def test_score_off(conjugate):
     seen = []
     callback = lambda approx, losses, i: seen.append(losses)  # noqa: E731
-    approx = vix.fit(5, model=conjugate, score=False, callbacks=[callback], **QUIET)
+    approx = vix.fit(
+        5, convergence=None, model=conjugate, score=False, callbacks=[callback], **QUIET
+    )
     assert seen == [None] * 5
     assert len(approx.hist) == 0
 
 
 def test_zero_steps(conjugate):
-    approx = vix.fit(0, model=conjugate, **QUIET)
+    approx = vix.fit(0, convergence=None, model=conjugate, **QUIET)
     assert len(approx.hist) == approx.report.steps == 0
 
 
 def test_start_and_start_sigma(conjugate):
-    approx = vix.fit(0, model=conjugate, start={"mu": 2.5}, start_sigma={"mu": 0.2}, **QUIET)
+    approx = vix.fit(
+        0, convergence=None, model=conjugate, start={"mu": 2.5}, start_sigma={"mu": 0.2}, **QUIET
+    )
     assert approx.mean.eval()[0] == 2.5
     assert approx.std.eval()[0] == pytest.approx(0.2)
 
 
 def test_progress_bar_shows_loss_and_speed(conjugate, capsys):
-    vix.fit(200, model=conjugate, backend="jax")
+    vix.fit(200, convergence=None, model=conjugate, backend="jax")
     shown = capsys.readouterr().out
     assert "200/200" in shown
     assert "steps/s" in shown
@@ -224,13 +254,14 @@ def test_progress_bar_shows_loss_and_speed(conjugate, capsys):
 def test_compile_kwargs_choose_a_pytensor_mode(conjugate):
     approx = vix.fit(
         3,
+        convergence=None,
         model=conjugate,
         compile_kwargs={"mode": "FAST_COMPILE"},
         progressbar=False,
     )
     assert approx.report.steps == 3
     with pytest.raises(ValueError, match="compile_kwargs are for PyTensor's own backends"):
-        vix.fit(3, model=conjugate, compile_kwargs={"profile": True}, **QUIET)
+        vix.fit(3, convergence=None, model=conjugate, compile_kwargs={"profile": True}, **QUIET)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +280,7 @@ def test_compile_kwargs_choose_a_pytensor_mode(conjugate):
             ValueError,
             "Give either `learning_rate`",
         ),
-        ({"convergence": "soon"}, ValueError, "no stopping rule 'soon'"),
+        ({"convergence": "soon"}, ValueError, "Unknown stopping rule 'soon'"),
         ({"callbacks": [3]}, TypeError, "A callback is called as"),
         ({"method": "svgd", "start_sigma": {"mu": 1.0}}, NotImplementedError, '"advi" only'),
         ({"method": "svgd", "inf_kwargs": {"n_particles": 1}}, ValueError, "two particles"),
@@ -267,12 +298,12 @@ def test_bad_every(conjugate):
 
     callback.every = 0
     with pytest.raises(ValueError, match=r"callback\.every must be a whole number of steps"):
-        vix.fit(5, model=conjugate, callbacks=[callback], **QUIET)
+        vix.fit(5, convergence=None, model=conjugate, callbacks=[callback], **QUIET)
 
 
 def test_options_of_a_name_given_with_an_object(conjugate):
     with pytest.raises(ValueError, match="start: options for building a method by name"):
-        vix.fit(5, method=vix.ADVI(model=conjugate), start={"mu": 1.0}, **QUIET)
+        vix.fit(5, convergence=None, method=vix.ADVI(model=conjugate), start={"mu": 1.0}, **QUIET)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -282,7 +313,7 @@ def test_discrete_variables_are_named(method):
         pm.Bernoulli("flag", 0.5)
         pm.Normal("x")
     with pytest.raises(ParametrizationError, match="count, flag are discrete"):
-        vix.fit(5, method=method, model=model, **QUIET)
+        vix.fit(5, convergence=None, method=method, model=model, **QUIET)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -290,12 +321,12 @@ def test_model_without_free_variables(method):
     with pm.Model() as model:
         pm.Normal("y", 0.0, 1.0, observed=1.0)
     with pytest.raises(TypeError, match="no free variables"):
-        vix.fit(5, method=method, model=model, **QUIET)
+        vix.fit(5, convergence=None, method=method, model=model, **QUIET)
 
 
 def test_unknown_options_reach_pymc(conjugate):
     with pytest.raises(TypeError, match="obj_optimiser"):
-        vix.fit(5, model=conjugate, obj_optimiser=None, **QUIET)
+        vix.fit(5, convergence=None, model=conjugate, obj_optimiser=None, **QUIET)
 
 
 def test_nan_parameters_of_every_shape():
@@ -315,13 +346,13 @@ def test_nan_parameters_of_every_shape():
 def test_foreign_inference_keeps_its_own_defaults(conjugate):
     with pytest.warns(UserWarning, match="experimental inference Operator"):
         inference = pm.ASVGD(model=conjugate)
-    approx = vix.fit(3, method=inference, **QUIET)
+    approx = vix.fit(3, convergence=None, method=inference, **QUIET)
     assert approx.report.steps == 3
 
 
 def test_temperature_of_the_prior(conjugate):
     """KLqp(beta=0) leaves the likelihood alone, whose best Gaussian is a point."""
     inference = KLqp(MeanField(model=conjugate), beta=0.0)
-    approx = vix.fit(3000, method=inference, random_seed=1, **QUIET)
+    approx = vix.fit(3000, convergence=None, method=inference, random_seed=1, **QUIET)
     assert approx.std.eval()[0] < 0.1
     assert approx.mean.eval()[0] == pytest.approx(Y.mean(), abs=0.05)

@@ -43,6 +43,7 @@ def test_svgd_finds_both_modes(bimodal):
     with bimodal:
         svgd = vix.fit(
             300,
+            convergence=None,
             method="svgd",
             inf_kwargs={"n_particles": 500},
             obj_optimizer=pm.sgd(learning_rate=0.01),
@@ -66,6 +67,7 @@ def test_tracking_parameters():
         assert np.shape(tracker["mean"]) == np.shape(tracker["std"]) == (60, 2)
         approx = vix.fit(
             20_000,
+            convergence=None,
             callbacks=[callbacks.CheckParametersConvergence(diff="absolute", tolerance=1e-2)],
             random_seed=1,
             **QUIET,
@@ -79,8 +81,8 @@ def test_tracking_parameters():
 
 def test_full_rank_from_an_approximation_object(bimodal):
     with bimodal:
-        approx = vix.fit(500, method=vix.FullRankADVI(random_seed=1), **QUIET)
-        approx = vix.fit(500, method=KLqp(approx), **QUIET)
+        approx = vix.fit(500, convergence=None, method=vix.FullRankADVI(random_seed=1), **QUIET)
+        approx = vix.fit(500, convergence=None, method=KLqp(approx), **QUIET)
     assert len(approx.hist) == 500
 
 
@@ -88,7 +90,9 @@ def test_empirical_from_a_trace():
     # PyMC's Empirical takes traces without Deterministics only.
     with pm.Model() as bimodal:
         pm.NormalMixture("x", w=np.array([0.2, 0.8]), mu=np.array([-0.3, 0.5]), sigma=0.1)
-        trace = vix.fit(500, random_seed=1, **QUIET).sample(50, return_inferencedata=False)
+        trace = vix.fit(500, convergence=None, random_seed=1, **QUIET).sample(
+            50, return_inferencedata=False
+        )
         approx = Empirical(trace)
         values = approx.evaluate_over_trace(bimodal["x"]).eval()
     assert values.shape == (50,)
@@ -108,7 +112,7 @@ def test_multilabel_logistic_regression_and_sample_node():
         p = pt.special.softmax(shared_x.dot(weights) + bias, axis=-1)
         pm.Categorical("y", p, observed=shared_y)
         inference = vix.ADVI(random_seed=1)
-        approx = vix.fit(5_000, method=inference, backend="jax", **QUIET)
+        approx = vix.fit(5_000, convergence=None, method=inference, backend="jax", **QUIET)
         inputs = pt.matrix("inputs")
         probabilities = approx.sample_node(p, size=100, more_replacements={shared_x: inputs})
     predict = pytensor.function([inputs], probabilities.mean(0), mode="FAST_COMPILE")
@@ -126,7 +130,7 @@ def test_minibatches():
         mu = pm.Normal("mu", 0.0, 100.0, shape=10)
         sigma = pm.HalfNormal("sd", 10.0, shape=10)
         pm.Normal("y", mu, sigma, observed=batch, total_size=len(data))
-        approx = vix.fit(8_000, random_seed=1, **QUIET)
+        approx = vix.fit(8_000, convergence=None, random_seed=1, **QUIET)
     means = vix.to_datatree(approx, 500, random_seed=1).posterior["mu"].mean(("chain", "draw"))
     # Noise of batches of 50: a few percent of the spread of a column.
     np.testing.assert_allclose(means, data.mean(0), atol=0.1 * data.std())
@@ -138,7 +142,9 @@ def test_groups_by_family():
         pm.Normal("b", a, 1.0, shape=2)
         pm.HalfNormal("c")
         groups = [Group([a], vfam="mf"), Group(None, vfam="fr")]
-        approx = vix.fit(2_000, method=KLqp(Approximation(groups)), random_seed=1, **QUIET)
+        approx = vix.fit(
+            2_000, convergence=None, method=KLqp(Approximation(groups)), random_seed=1, **QUIET
+        )
     assert [group.ddim for group in approx.groups] == [1, 3]
     assert vix.to_datatree(approx, 10).posterior["b"].shape == (1, 10, 2)
     assert model.free_RVs == [model["a"], model["b"], model["c"]]
@@ -150,19 +156,19 @@ def test_custom_group_parameters():
         x = pm.Normal("x", 3.0, 1.0)
         mu, rho = pytensor.shared(np.zeros(1), "mu"), pytensor.shared(np.zeros(1), "rho")
         approx = Approximation([Group([x], params={"mu": mu, "rho": rho})])
-        vix.fit(4_000, method=KLqp(approx), random_seed=1, **QUIET)
+        vix.fit(4_000, convergence=None, method=KLqp(approx), random_seed=1, **QUIET)
     assert mu.get_value()[0] == pytest.approx(3.0, abs=0.1)
 
 
 def test_fit_state_and_data_of_an_approximation(bimodal):
     with bimodal:
-        approx = vix.fit(500, random_seed=1, **QUIET)
+        approx = vix.fit(500, convergence=None, random_seed=1, **QUIET)
     assert set(approx.mean_data.data_vars) == set(approx.std_data.data_vars) == {"x"}
     assert float(approx.state.mean["x"]) == approx.mean.eval()[0]
 
 
 def test_mean_field_object(bimodal):
-    approx = vix.fit(10, method=KLqp(MeanField(model=bimodal)), **QUIET)
+    approx = vix.fit(10, convergence=None, method=KLqp(MeanField(model=bimodal)), **QUIET)
     assert isinstance(approx, MeanField)
 
 
@@ -176,7 +182,9 @@ def test_bambi():
     frame["y"] = 1.0 + 2.0 * frame["x"] + rng.normal(0, 0.5, 60)
     model = bambi.Model("y ~ x + (1|g)", frame)
     model.build()
-    approx = vix.fit(8_000, model=model.backend.model, backend="jax", random_seed=1, **QUIET)
+    approx = vix.fit(
+        8_000, convergence=None, model=model.backend.model, backend="jax", random_seed=1, **QUIET
+    )
     slope = vix.to_datatree(approx, 1000, random_seed=1).posterior["x"]
     # Least squares has a standard error of .5 / sqrt(60) = .065.
     assert float(slope.mean()) == pytest.approx(2.0, abs=0.2)

@@ -14,7 +14,7 @@ QUIET = {"backend": "jax", "progressbar": False, "random_seed": 1}
 
 
 def fitted(name, n=20, **kwargs):
-    return vix.fit(n, model=MODELS[name](), **QUIET, **kwargs)
+    return vix.fit(n, convergence=None, model=MODELS[name](), **QUIET, **kwargs)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -206,7 +206,7 @@ def _problems(config: ComparisonConfig, allow_code: bool) -> Iterator[str]:
             zoo.check_parameters(config.model, config.parameters)
         except ValueError as error:
             place = "model" if config.model not in zoo.MODELS else "parameters"
-            yield f"{place}: {error}."
+            yield f"{place}: {str(error).removesuffix('.')}."
     elif not allow_code:
         yield (
             f"model: {config.model} is code outside the zoo, which runs only with --allow-code "

@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol
 
 import pymc as pm
 
+from pymc_vi_ext.errors import UnknownNameError
+
 
 def _option(default: Any, description: str, **bounds: float) -> Any:
     """Return a field whose description and bounds (``ge``, ``gt``, ``lt``) reach the schema."""
@@ -37,7 +39,10 @@ class NutsOptions:
 class FitOptions:
     """Options of a variational method."""
 
-    n: int = _option(10_000, "Number of optimisation steps.", ge=1)
+    n: int = _option(100_000, "Number of optimisation steps, at most.", ge=1)
+    convergence: Literal["default"] | None = _option(
+        "default", "What stops the fit before that; null: nothing, all steps are taken."
+    )
     learning_rate: float | None = _option(None, "First rate of the default optimizer.", gt=0)
     obj_n_mc: int | None = _option(None, "Draws a step for the gradient.", ge=1)
     backend: Literal["auto", "jax", "numba", "c"] = _option("auto", "What runs the steps.")
@@ -48,6 +53,9 @@ class SvgdOptions(FitOptions):
     """Options of Stein variational gradient descent."""
 
     n: int = _option(300, "Number of optimisation steps.", ge=1)
+    convergence: Literal["default"] | None = _option(
+        None, "What stops the fit before that; null: nothing, all steps are taken."
+    )
     n_particles: int = _option(1000, "Number of particles.", ge=2)
 
 
@@ -89,7 +97,7 @@ class MethodSpec:
     def __post_init__(self) -> None:
         """Check the names and fill in the label."""
         if self.name not in METHODS:
-            raise ValueError(f"Unknown method {self.name!r}: the known ones are {_list(METHODS)}.")
+            raise UnknownNameError("method", self.name, METHODS)
         known = [option.name for option in dataclasses.fields(METHODS[self.name].options)]
         for option in self.options:
             if option not in known:
@@ -191,6 +199,7 @@ def _run_fit(
         ),
         backend=options.backend,
         obj_n_mc=options.obj_n_mc,
+        convergence=options.convergence,
         learning_rate=options.learning_rate,
         progressbar=progressbar,
     )

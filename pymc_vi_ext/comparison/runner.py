@@ -163,7 +163,7 @@ def compare(
     >>> import pymc_vi_ext as vix
     >>> c = vix.compare(
     ...     vix.zoo.build("gamma", n=50),
-    ...     methods=["fullrank_advi", {"name": "advi", "n": 2000}],
+    ...     methods=["fullrank_advi", "advi"],
     ...     reference="fullrank_advi",
     ... )
     >>> list(c.table["status"])

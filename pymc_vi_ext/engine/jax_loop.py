@@ -69,7 +69,10 @@ class JaxLoop:
         self._data: list
         # The state shown to a callback while the device is ahead of it.
         self._shown: list[np.ndarray] | None = None
-        self._ahead = 1
+        # Intervals to run ahead at most, by memory, and now.
+        self._furthest = self._ahead = 1
+        self._constants: list = []
+        self._arrays: list = []
         self.compile_s = 0.0
         with _double_precision():
             self._load()
@@ -100,6 +103,7 @@ class JaxLoop:
         """
         times = min(times, self._ahead, CAPACITY // every)
         if times <= 1:
+            self._ahead = min(2 * self._ahead, self._furthest)
             yield self.run(every)
             return
         taken, snapshots = self._call(every, times)
@@ -111,9 +115,10 @@ class JaxLoop:
                 self._shown = None if last else [snapshot[j] for snapshot in snapshots]
                 yield losses[end - every : end] if self._scored else None
                 if not last and self._changed_outside():
-                    # Whoever does this once will do it again, and running ahead is in vain.
-                    self._ahead = 1
+                    # Running ahead was in vain, and may be again.
+                    self._ahead = max(self._ahead // 2, 1)
                     return
+            self._ahead = min(2 * self._ahead, self._furthest)
         finally:
             if self._shown is not None:
                 with _double_precision():
@@ -139,19 +144,21 @@ class JaxLoop:
         """Store the state in the shared variables.
 
         Without `internals`, the optimizer's state and the random generators, it costs a callback a
-        fraction.
+        fraction. A variable set from outside since the last call keeps the value it was given.
         """
         program = self._program
         state = self._carry[0] if self._shown is None else self._shown
-        for variable, value in zip(program.state, state, strict=True):
+        for i, (variable, value) in enumerate(zip(program.state, state, strict=True)):
             if not internals and variable in program.internals:
+                continue
+            if variable.container.storage[0] is not self._seen[i]:
                 continue
             random = isinstance(variable.type, RandomType)
             # Past `set_value`, whose check of the type costs more than the copy.
             variable.container.storage[0] = (
-                generator_from_key(value["jax_state"]) if random else np.array(value)
+                generator_from_key(np.asarray(_plain(value))) if random else np.array(value)
             )
-        self._seen = self._storages()
+            self._seen[i] = variable.container.storage[0]
 
     def _storages(self) -> list[Any]:
         return [v.container.storage[0] for v in self._shared]
@@ -168,10 +175,14 @@ class JaxLoop:
         if stale := signature != self._signature:
             with python_only():
                 self._step: JaxStep = jax_step(self._program)
-        self._data = [
-            *map(_to_device, self._step.arrays),
-            *map(jax.device_put, self._step.constants),
+            self._constants = [jax.device_put(constant) for constant in self._step.constants]
+        before = dict(zip(self._shared, seen, strict=True))
+        now = dict(zip(self._shared, storages, strict=True))
+        self._arrays = [
+            self._arrays[i] if not stale and before[v] is now[v] else _to_device(v)
+            for i, v in enumerate(self._step.arrays)
         ]
+        self._data = [*self._arrays, *self._constants]
         # What nobody touched goes on from the device: its shared variable may be behind.
         current = self._carry[0] if self._carry else [None] * len(self._program.state)
         state = [
@@ -184,8 +195,9 @@ class JaxLoop:
         self._carry = [state, buffer]
         if stale:
             size = sum(_plain(value).nbytes for value in state)
-            self._ahead = max(1, min(_AHEAD, _SNAPSHOT_BYTES // max(size, 1)))
-            self._loop = _loop(self._step, self._scored, self._ahead)
+            self._furthest = max(1, min(_AHEAD, _SNAPSHOT_BYTES // max(size, 1)))
+            self._ahead = self._furthest
+            self._loop = _loop(self._step, self._scored, self._furthest)
             # No step: this call only compiles. (Ahead-of-time compiled functions take several
             # times longer to call.)
             _, *self._carry, _ = self._loop(*self._carry, self._data, np.int32(0), np.int32(0))

@@ -25,9 +25,9 @@ def key_from_generator(generator: np.random.Generator) -> jax.Array:
     return jax.random.wrap_key_data(jax.device_put(data), impl="threefry2x32")
 
 
-def generator_from_key(key: jax.Array) -> np.random.Generator:
-    """Return a PCG64 generator from which :func:`key_from_generator` recovers `key`."""
-    high, low = (int(word) for word in np.asarray(jax.random.key_data(key)))
+def generator_from_key(key: np.ndarray) -> np.random.Generator:
+    """Return a PCG64 generator from which :func:`key_from_generator` recovers the data of a key."""
+    high, low = map(int, key)
     word = high << 32 | low
     bits = np.random.PCG64(0)
     bits.state = {

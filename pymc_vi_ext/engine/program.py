@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pytensor
 
-from pymc.pytensorf import collect_default_updates, reseed_rngs
+from pymc.pytensorf import collect_default_updates, floatX, reseed_rngs
 from pymc.variational.inference import Inference
 from pytensor.compile.mode import Mode, get_mode
 from pytensor.compile.sharedvalue import SharedVariable
@@ -32,7 +33,8 @@ class StepProgram:
         Scalar loss of the step in nats (the negative ELBO for KL objectives), None for methods
         that have none.
     optimizer_state : iterable of SharedVariable
-        Those of `updates` that :meth:`restart` puts back to their values of now.
+        Those of `updates` that :meth:`restart` puts back to their values of now. Counters of
+        learning rate schedules (shared variables that update themselves) join them.
     check_bounds : bool
         Whether parameters outside their support give a log density of minus infinity (as
         ``pm.Model(check_bounds=...)``).
@@ -45,6 +47,9 @@ class StepProgram:
         What a step only reads, ``pm.Data`` for instance.
     rngs, internals : collection of SharedVariable
         Of `state`, the random generators; these and the optimizer's state.
+    rate_scale : SharedVariable or None
+        Multiplies every move of the parameters, whatever the optimizer. 1 at the start; at 0 a
+        step only evaluates its loss.
     """
 
     def __init__(
@@ -54,15 +59,20 @@ class StepProgram:
         *,
         optimizer_state: Iterable[SharedVariable] = (),
         check_bounds: bool = True,
+        rate_scale: SharedVariable | None = None,
     ):
         self.loss = loss
+        self.rate_scale = rate_scale
         updates = dict(updates)
         outputs = [*updates.values(), *self._loss]
         shared = [v for v in graph_inputs(outputs) if isinstance(v, SharedVariable)]
+        counters: list[SharedVariable] = []
         for variable in shared:
             default = getattr(variable, "default_update", None)
             if default is not None:
                 updates.setdefault(variable, default)
+                if not isinstance(variable.type, RandomType):
+                    counters.append(variable)
         updates |= {
             rng: new
             for rng, new in collect_default_updates(inputs=[], outputs=outputs).items()
@@ -77,7 +87,7 @@ class StepProgram:
             if isinstance(v, SharedVariable) and v not in updates
         ]
         self.rngs = [v for v in self.state if isinstance(v.type, RandomType)]
-        self._optimizer_start = {v: v.get_value() for v in optimizer_state}
+        self._optimizer_start = {v: v.get_value() for v in [*optimizer_state, *counters]}
         self.internals = {*self._optimizer_start, *self.rngs}
 
     @classmethod
@@ -113,6 +123,9 @@ class StepProgram:
         objective = vectorized(inference.objective, kwargs.get("obj_n_mc"))
         with python_only():
             updates = objective.updates(**kwargs)
+        rate_scale = pytensor.shared(floatX(1.0), "rate_scale")
+        for parameter in objective.obj_params:
+            updates[parameter] = parameter + rate_scale * (updates[parameter] - parameter)
         owned_by_user = {
             *inference.approx.params,
             *objective.test_params,
@@ -125,6 +138,7 @@ class StepProgram:
             updates.loss if score else None,
             optimizer_state=[v for v in updates if v not in owned_by_user],
             check_bounds=inference.approx.model.check_bounds,
+            rate_scale=rate_scale,
         )
 
     @property
@@ -150,5 +164,7 @@ class StepProgram:
         """Put the optimizer back to its start and seed the random generators, in place."""
         for variable, value in self._optimizer_start.items():
             variable.set_value(np.copy(value))
+        if self.rate_scale is not None:
+            self.rate_scale.set_value(floatX(1.0))
         if self.rngs:
             reseed_rngs(self.rngs, seed)

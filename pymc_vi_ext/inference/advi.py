@@ -8,6 +8,7 @@ from pymc.variational import inference
 
 from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.inference._base import EngineFit, continuous_model
+from pymc_vi_ext.objectives import PathELBO
 
 
 class ADVI(EngineFit, inference.ADVI):
@@ -52,6 +53,7 @@ class ADVI(EngineFit, inference.ADVI):
         model = continuous_model(model, "ADVI")
         with python_only():
             super().__init__(model=model, random_seed=random_seed, **kwargs)
+        self.objective = PathELBO(self.approx)(None)
         self.seed = random_seed
 
 
@@ -92,4 +94,5 @@ class FullRankADVI(EngineFit, inference.FullRankADVI):
         model = continuous_model(model, "FullRankADVI")
         with python_only():
             super().__init__(model=model, random_seed=random_seed, **kwargs)
+        self.objective = PathELBO(self.approx)(None)
         self.seed = random_seed

@@ -9,6 +9,8 @@ from typing import Any
 
 import pymc as pm
 
+from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.zoo import posteriordb
 from pymc_vi_ext.zoo.gamma import gamma
 from pymc_vi_ext.zoo.hierarchical import hierarchical
 from pymc_vi_ext.zoo.iris import iris
@@ -16,7 +18,7 @@ from pymc_vi_ext.zoo.logistic import logistic
 from pymc_vi_ext.zoo.minibatch import minibatch
 from pymc_vi_ext.zoo.mixture import mixture
 
-__all__ = ["MODELS", "build", "check_parameters"]
+__all__ = ["MODELS", "build", "check_parameters", "posteriordb"]
 
 MODELS: dict[str, Callable[..., pm.Model]] = {
     "gamma": gamma,
@@ -39,7 +41,7 @@ def check_parameters(name: str, parameters: Any) -> None:
         Names of the parameters meant for its factory.
     """
     if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; models of the zoo: {', '.join(MODELS)}")
+        raise UnknownNameError("model", name, MODELS)
     known = inspect.signature(MODELS[name]).parameters
     for parameter in parameters:
         if parameter not in known:

@@ -40,7 +40,7 @@ def conjugate():
 def finished(conjugate):
     methods = [
         {"name": "nuts", "sampler": "numpyro", "chains": 2, "tune": 500},
-        {"name": "advi", "n": 5000},
+        {"name": "advi", "n": 5000, "convergence": None},
         {"name": "svgd", "n": 200, "n_particles": 100, "label": "particles"},
         {"name": "advi", "learning_rate": -1.0, "label": "broken"},
     ]
@@ -149,8 +149,8 @@ def test_a_posterior_can_be_the_reference(conjugate):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"methods": ["nutz"]}, "Unknown method 'nutz': the known ones are nuts, advi"),
-        ({"methods": [{"name": "svgd", "n_particle": 3}]}, "no option 'n_particle': it takes n, l"),
+        ({"methods": ["nutz"]}, "Unknown method 'nutz': the known ones are advi, asvgd"),
+        ({"methods": [{"name": "svgd", "n_particle": 3}]}, "no option 'n_particle': it takes n, c"),
         ({"methods": ["advi", "advi"], "reference": None}, "2 methods are called 'advi'"),
         ({"methods": ["advi"]}, "reference 'nuts' is none of the methods that run: advi"),
         ({"methods": []}, "at least one method"),

@@ -54,8 +54,8 @@ NUTS = "methods: [{name: nuts}]\n"
     [
         (
             HEAD + "methods: [{name: nuts}, {name: svgd, n_particle: 3}]",
-            "methods[1].n_particle: unknown key; known keys: name, label, n, learning_rate, "
-            "obj_n_mc, backend, n_particles.",
+            "methods[1].n_particle: unknown key; known keys: name, label, n, convergence, "
+            "learning_rate, obj_n_mc, backend, n_particles.",
         ),
         (
             HEAD + NUTS + "draw: 3",
@@ -79,7 +79,7 @@ NUTS = "methods: [{name: nuts}]\n"
         ),
         (HEAD + NUTS + "seeds: [1, two]", "seeds[1]: input should be a valid integer"),
         ("model: gamma\n" + NUTS, "name: this key is required."),
-        ("name: x\nmodel: gama\n" + NUTS, "model: unknown model 'gama'; models of the zoo: gamma"),
+        ("name: x\nmodel: gama\n" + NUTS, "model: Unknown model 'gama': the known ones are gamma"),
         (HEAD + NUTS + "parameters: {m: 1}", "parameters: model 'gamma' has no parameter 'm'"),
         (HEAD + NUTS + "reference: advi", "reference: 'advi' is none of the methods that run: n"),
         (HEAD + NUTS + "seeds: [1, 1]", "seeds: The seeds [1, 1] are not all different."),

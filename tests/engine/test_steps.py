@@ -170,6 +170,7 @@ def test_more_updates_and_gradient_norm(constraint):
     counter = pytensor.shared(0.0, "counter")
     approx = vix.fit(
         3,
+        convergence=None,
         model=MODELS["conjugate"](),
         backend="jax",
         start={"mu": 3.0},

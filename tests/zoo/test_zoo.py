@@ -78,7 +78,7 @@ def test_sizes_are_those_of_the_benchmark_by_default():
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("gama", {}, "unknown model 'gama'; models of the zoo: gamma, hierarchical"),
+        ("gama", {}, "Unknown model 'gama': the known ones are gamma, hierarchical"),
         ("gamma", {"m": 1}, "model 'gamma' has no parameter 'm'; its parameters: n, seed"),
         ("mixture", {"m": 1}, "its parameters: none"),
     ],

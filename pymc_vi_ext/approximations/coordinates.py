@@ -1,0 +1,156 @@
+r"""Coordinates in which a family's parameters are of one scale.
+
+A step of .1 in a mean is much where the standard deviation is .001 and nothing where it is 1,000.
+Measured in standard deviations of the approximation itself, and of logarithms for the scales, the
+same step means the same everywhere: the Fisher information of a Gaussian is the identity there (2
+for the logarithms), and rescaling the model's variables changes nothing (Amari, 1998).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytensor.tensor as pt
+
+from pymc.variational.approximations import EmpiricalGroup, FullRankGroup, MeanFieldGroup
+from pymc.variational.opvi import Approximation, Group
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.tensor.linalg import solve_triangular
+
+Tensors = Sequence[pt.TensorVariable]
+
+
+class Coordinates:
+    """Parameters as they are: the coordinates of a family that this module does not know.
+
+    Parameters
+    ----------
+    group : pymc.Group
+
+    Attributes
+    ----------
+    parameters : list of SharedVariable
+    locations : tuple of SharedVariable
+        Those whose travel widens the steps; see `moved`.
+    """
+
+    locations: tuple[SharedVariable, ...] = ()
+
+    def __init__(self, group: Group):
+        self.group = group
+        self.parameters: list[SharedVariable] = list(group.params_dict.values())
+
+    def gradients(self, gradients: Tensors) -> list[pt.TensorVariable]:
+        """Change gradients with respect to `parameters` to these coordinates."""
+        return list(gradients)
+
+    def moved(self, steps: Tensors, travels: Tensors) -> list[pt.TensorVariable]:
+        """Return the parameters after `steps` in these coordinates.
+
+        Parameters
+        ----------
+        steps : sequence of tensor
+            One per parameter.
+        travels : sequence of tensor
+            Per location, how far it has come of late, in its own units. A mean that travels
+            far is moved by more than its standard deviation allows: far from the optimum that
+            says little about the distance.
+        """
+        return [p + step for p, step in zip(self.parameters, steps, strict=True)]
+
+
+class MeanFieldCoordinates(Coordinates):
+    r"""Means in standard deviations, and logarithms of standard deviations."""
+
+    def __init__(self, group: MeanFieldGroup):
+        super().__init__(group)
+        self._mu, self._rho = group.params_dict["mu"], group.params_dict["rho"]
+        self.parameters = [self._mu, self._rho]
+        self.locations = (self._mu,)
+        self._sigma = pt.softplus(self._rho)
+
+    def gradients(self, gradients: Tensors) -> list[pt.TensorVariable]:
+        """Scale by the standard deviations; the chain rule for their logarithms."""
+        mu, rho = gradients
+        return [self._sigma * mu, self._sigma / pt.sigmoid(self._rho) * rho]
+
+    def moved(self, steps: Tensors, travels: Tensors) -> list[pt.TensorVariable]:
+        """Return means and ``rho`` after `steps`."""
+        unit = pt.sqrt(self._sigma**2 + travels[0] ** 2)
+        return [self._mu + unit * steps[0], _softplus_inverse(self._sigma * pt.exp(steps[1]))]
+
+
+class FullRankCoordinates(Coordinates):
+    r"""Means :math:`\mu + L a` and factors :math:`L (I + B)`, `B` lower triangular.
+
+    The diagonal of :math:`I + B` is :math:`e^{B_{ii}}`, so that it stays positive.
+    """
+
+    def __init__(self, group: FullRankGroup):
+        super().__init__(group)
+        self._mu, self._packed = group.params_dict["mu"], group.params_dict["L_tril"]
+        self.parameters = [self._mu, self._packed]
+        self.locations = (self._mu,)
+        self._rows, self._columns = group.tril_indices
+        self._raw_diagonal = pt.diagonal(self._unpacked(self._packed))
+        self._L = group.L
+
+    def _unpacked(self, packed: pt.TensorVariable) -> pt.TensorVariable:
+        d = self.group.ddim
+        return pt.set_subtensor(pt.zeros((d, d))[self._rows, self._columns], packed)
+
+    def gradients(self, gradients: Tensors) -> list[pt.TensorVariable]:
+        """Multiply by the factor's transpose."""
+        mu, packed = gradients
+        factor = self._unpacked(packed)
+        # PyMC keeps the diagonal through a softplus.
+        diagonal = pt.diagonal(factor) / pt.sigmoid(self._raw_diagonal)
+        factor = factor - pt.diag(pt.diagonal(factor)) + pt.diag(diagonal)
+        relative = self._L.T.dot(factor)
+        return [self._L.T.dot(mu), relative[self._rows, self._columns]]
+
+    def moved(self, steps: Tensors, travels: Tensors) -> list[pt.TensorVariable]:
+        """Return means and packed factor after `steps`."""
+        # In the coordinates of the means; the travel is in those of the model.
+        travel = solve_triangular(self._L, travels[0], lower=True)
+        mu = self._mu + self._L.dot(steps[0] * pt.sqrt(1 + travel**2))
+        # A random triangular matrix of d (d + 1) / 2 entries has a norm that grows with sqrt(d).
+        relative = self._unpacked(steps[1]) / np.sqrt((self.group.ddim + 1) / 2)
+        diagonal = pt.diagonal(relative)
+        relative = relative - pt.diag(diagonal) + pt.diag(pt.exp(diagonal))
+        factor = self._L.dot(relative)
+        diagonal = pt.diagonal(factor)
+        factor = factor - pt.diag(diagonal) + pt.diag(_softplus_inverse(diagonal))
+        return [mu, factor[self._rows, self._columns]]
+
+
+class ParticleCoordinates(Coordinates):
+    """Particles in standard deviations over the particles."""
+
+    def __init__(self, group: EmpiricalGroup):
+        super().__init__(group)
+        # A variable on which all particles agree has no scale of its own.
+        self._spread = pt.std(self.parameters[0], axis=0) + 1e-12
+
+    def gradients(self, gradients: Tensors) -> list[pt.TensorVariable]:
+        """Scale by the spread."""
+        return [self._spread * gradients[0]]
+
+    def moved(self, steps: Tensors, travels: Tensors) -> list[pt.TensorVariable]:
+        """Return the particles after `steps`."""
+        return [self.parameters[0] + self._spread * steps[0]]
+
+
+def _softplus_inverse(x: pt.TensorVariable) -> pt.TensorVariable:
+    return x + pt.log(-pt.expm1(-x))
+
+
+_COORDINATES = {
+    MeanFieldGroup: MeanFieldCoordinates,
+    FullRankGroup: FullRankCoordinates,
+    EmpiricalGroup: ParticleCoordinates,
+}
+
+
+def natural_coordinates(approx: Approximation) -> list[Coordinates]:
+    """Return the coordinates of each group of `approx`."""
+    return [_COORDINATES.get(type(group), Coordinates)(group) for group in approx.groups]

@@ -1,0 +1,84 @@
+"""Variational parameters as a flat vector, and the means and standard deviations they say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pymc.variational.opvi import Approximation
+
+
+def flat_parameters(approx: Approximation) -> np.ndarray:
+    """Return a copy of all variational parameters, one after the other, of shape (size,)."""
+    return np.concatenate([p.get_value(borrow=True).ravel() for p in approx.params])
+
+
+def set_parameters(approx: Approximation, flat: np.ndarray) -> None:
+    """Set the variational parameters from a vector that :func:`flat_parameters` returned."""
+    start = 0
+    for parameter in approx.params:
+        old = parameter.get_value(borrow=True)
+        new = flat[start : start + old.size].reshape(old.shape)
+        parameter.set_value(np.array(new, dtype=old.dtype))
+        start += old.size
+
+
+def moments(approx: Approximation, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return means and log standard deviations that parameters stand for.
+
+    Parameters
+    ----------
+    approx : Approximation
+    flat : array of shape (..., size)
+        Parameters as :func:`flat_parameters` returns them.
+
+    Returns
+    -------
+    means, log_sds : array of shape (..., d)
+        On the unconstrained space.
+
+    Raises
+    ------
+    TypeError
+        If a group's family is not known to have them.
+    """
+    flat = np.asarray(flat, dtype=float)
+    parts = []
+    start = 0
+    for group in approx.groups:
+        names = {parameter: name for name, parameter in group.params_dict.items()}
+        values = {}
+        for parameter in group.params:
+            shape = parameter.get_value(borrow=True).shape
+            stop = start + int(np.prod(shape))
+            values[names[parameter]] = flat[..., start:stop].reshape(*flat.shape[:-1], *shape)
+            start = stop
+        parts.append(_group_moments(group, values))
+    means, log_sds = zip(*parts, strict=True)
+    return np.concatenate(means, axis=-1), np.concatenate(log_sds, axis=-1)
+
+
+def _group_moments(group: Any, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    if {"mu", "rho"} <= values.keys():
+        return values["mu"], np.log(np.logaddexp(0.0, values["rho"]))
+    if {"mu", "L_tril"} <= values.keys():
+        return values["mu"], _log_sd_of_factor(values["L_tril"], group.ddim)
+    if "histogram" in values:
+        particles = values["histogram"]
+        with np.errstate(divide="ignore"):  # a single particle has no spread
+            return particles.mean(axis=-2), np.log(particles.std(axis=-2))
+    raise TypeError(
+        f"{type(group).__name__} has the parameters {', '.join(values) or '(none)'}: means and "
+        "standard deviations are known of groups with `mu` and `rho`, `mu` and `L_tril`, or a "
+        "`histogram`."
+    )
+
+
+def _log_sd_of_factor(tril: np.ndarray, d: int) -> np.ndarray:
+    """Return half the log of the diagonal of L L', row by row; PyMC stores L's without softplus."""
+    rows = np.arange(d)
+    starts = rows * (rows + 1) // 2
+    factor = tril.copy()
+    factor[..., starts + rows] = np.logaddexp(0.0, factor[..., starts + rows])
+    return 0.5 * np.log(np.add.reduceat(factor**2, starts, axis=-1))

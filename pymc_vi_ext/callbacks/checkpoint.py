@@ -1,0 +1,356 @@
+"""The state of a fit in a file, from which it goes on bit for bit."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import os
+import warnings
+import zipfile
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+
+from pymc.variational.opvi import Approximation
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.tensor.random.type import RandomType
+
+from pymc_vi_ext.callbacks._base import Callback
+from pymc_vi_ext.callbacks._parameters import flat_parameters
+
+_FORMAT = 1
+_FLOATS = ("float32", "float64")
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, or that of another fit."""
+
+
+class Checkpoint(Callback):
+    """Save the fit every so many steps; :func:`pymc_vi_ext.resume` goes on from the file.
+
+    The file holds parameters, optimizer, random generators, losses, and the states of all
+    callbacks that have one, as plain numbers (NumPy's ``.npz``). It is written beside the old one
+    and takes its place in one step, so that a fit that is killed while it writes leaves a whole
+    file. Where the file cannot be written (no space, no permission) the fit warns once and goes
+    on.
+
+    In plain :func:`pymc.fit` only parameters and losses can be reached, so only these are saved.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of the file; its folder must exist.
+    every : int
+        Steps between two writings.
+
+    Raises
+    ------
+    ValueError
+        If `every` is not a whole number from 1.
+    FileNotFoundError
+        If the folder does not exist.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import pymc as pm
+    >>> import pymc_vi_ext as vix
+    >>> path = Path(tempfile.mkdtemp()) / "fit.npz"
+    >>> with pm.Model() as model:
+    ...     x = pm.Normal("x", 3.0, 2.0)
+    ...     save = vix.callbacks.Checkpoint(path, every=200)
+    ...     approx = vix.fit(
+    ...         300, callbacks=[save], convergence=None, random_seed=1, progressbar=False
+    ...     )
+    >>> again = vix.resume(path, model, progressbar=False)
+    >>> bool((again.hist == approx.hist).all())
+    True
+    """
+
+    def __init__(self, path: str | Path, every: int = 1_000):
+        self.path = Path(path)
+        if not self.path.absolute().parent.is_dir():
+            raise FileNotFoundError(
+                f"The folder of the checkpoint {self.path} does not exist: create it first."
+            )
+        super().__init__(every)
+
+    def _begin(self) -> None:
+        self._warned = False
+        self._model: Mapping[str, Any] | None = None
+
+    def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+        self._model = self._model or describe_model(approx)
+        content = _content(approx, losses, i, self._model)
+        try:
+            _write(self.path, content)
+        except OSError as error:
+            if not self._warned:
+                warnings.warn(
+                    f"The checkpoint {self.path} could not be written at step {i} ({error}); the "
+                    "fit goes on without.",
+                    stacklevel=2,
+                )
+            self._warned = True
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds.
+
+    Attributes
+    ----------
+    path : Path
+    header : mapping
+        ``step``, ``end``, ``backend``, ``seed``, ``options``, ``model`` and names of the rest.
+    arrays : mapping of str to array
+    """
+
+    path: Path
+    header: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+    @property
+    def losses(self) -> np.ndarray | None:
+        """Losses of the steps so far, in nats, or None."""
+        return self.arrays.get("losses")
+
+    def refuse_another(self, approx: Approximation) -> None:
+        """Raise CheckpointError where `approx` is of another model, naming what differs."""
+        mine, theirs = describe_model(approx), self.header["model"]
+        for kind, found in theirs.items():
+            here = mine[kind]
+            for name in [*found, *(n for n in here if n not in found)]:
+                if found.get(name) != here.get(name):
+                    raise CheckpointError(
+                        f"The checkpoint {self.path} is of another model: its {kind} {name!r} is "
+                        f"{found.get(name, 'missing')}, here it is {here.get(name, 'missing')}."
+                    )
+
+    def restore(self, fit_state: Any) -> None:
+        """Set all shared variables and callbacks of a fit to what was saved."""
+        variables = _variables(fit_state)
+        if [name for name, _ in variables] != self.header["state"]:
+            raise CheckpointError(
+                f"The checkpoint {self.path} is of another method or optimizer: it holds "
+                f"{', '.join(self.header['state'])}, this fit needs "
+                f"{', '.join(name for name, _ in variables)}."
+            )
+        for k, (name, variable) in enumerate(variables):
+            if isinstance(variable.type, RandomType):
+                variable.set_value(_generator(self.header["generators"][name]))
+                continue
+            value, now = self.arrays[f"state/{k}"], variable.get_value(borrow=True)
+            if value.shape != np.shape(now):
+                raise CheckpointError(
+                    f"The checkpoint {self.path} is of another model: {name} has shape "
+                    f"{value.shape} there and {np.shape(now)} here."
+                )
+            variable.set_value(value.astype(now.dtype))
+        savers = _with_state(fit_state.callbacks)
+        kinds = [type(c).__name__ for c in savers]
+        if kinds != [kind for kind, _ in self.header["callbacks"]]:
+            saved = ", ".join(kind for kind, _ in self.header["callbacks"]) or "none"
+            raise CheckpointError(
+                f"The checkpoint {self.path} was written with the callbacks {saved}; give "
+                f"`resume` the same ones in the same order (it got {', '.join(kinds) or 'none'})."
+            )
+        for k, callback in enumerate(savers):
+            state = dict(self.header["callbacks"][k][1])
+            prefix = f"callback/{k}/"
+            state |= {
+                key.removeprefix(prefix): value
+                for key, value in self.arrays.items()
+                if key.startswith(prefix)
+            }
+            callback.load_state_dict(state)
+
+
+def read(path: str | Path) -> Saved:
+    """Read a checkpoint.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If the file is damaged, or no checkpoint of this package.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no checkpoint {path}.")
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(str(arrays.pop("header")))
+        known = header["format"] == _FORMAT
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"{path} is damaged, or no checkpoint of pymc_vi_ext ({type(error).__name__})."
+        ) from error
+    if not known:
+        raise CheckpointError(
+            f"{path} has format {header['format']}, this version reads format {_FORMAT}."
+        )
+    return Saved(path, header, arrays)
+
+
+def describe_model(approx: Approximation) -> dict[str, dict[str, str]]:
+    """Say what makes the model of `approx` the same model: its variables, and its data."""
+    variables = {
+        name: f"{value} of shape {tuple(shape)}"
+        for group in approx.groups
+        for name, (value, _, shape, _) in group.ordering.items()
+    }
+    model = approx.model
+    observed = {}
+    for rv in model.observed_RVs:
+        value = model.rvs_to_values[rv]
+        data = getattr(value, "data", None)
+        if data is None and isinstance(value, SharedVariable):
+            data = value.get_value(borrow=True)
+        observed[rv.name] = str(value.type) if data is None else _fingerprint(data)
+    return {"variable": variables, "observed variable": observed}
+
+
+def describe_option(value: Any) -> Any:
+    """Return JSON from which :func:`option` makes `value` again, or says that it cannot.
+
+    Plain values are themselves; PyMC's optimizers are a name and arguments.
+    """
+    if isinstance(value, functools.partial) and value.func.__module__ == _UPDATES:
+        keywords = {k: describe_option(v) for k, v in value.keywords.items()}
+        if not value.args and _plain(keywords):
+            return {"optimizer": value.func.__name__, "arguments": keywords}
+    if _plain(value):
+        return value
+    return {"unsaved": repr(value)[:200]}
+
+
+def option(name: str, described: Any) -> Any:
+    """Return the value of an option as :func:`describe_option` described it.
+
+    Raises
+    ------
+    CheckpointError
+        If a file cannot hold such a value, naming the option.
+    """
+    if isinstance(described, Mapping) and "optimizer" in described:
+        function = getattr(pm.variational.updates, described["optimizer"])
+        return functools.partial(function, **described["arguments"])
+    if isinstance(described, Mapping) and "unsaved" in described:
+        raise CheckpointError(
+            f"The fit was started with {name}={described['unsaved']}, which a file cannot hold: "
+            f"pass it to `resume` again, {name}=..."
+        )
+    return described
+
+
+_UPDATES = pm.variational.updates.__name__
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(k, str) and _plain(v) for k, v in value.items())
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _fingerprint(data: Any) -> str:
+    data = np.asarray(data)
+    digest = hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest()[:12]
+    return f"{data.dtype} of shape {data.shape}, checksum {digest}"
+
+
+def _variables(fit_state: Any) -> list[tuple[str, SharedVariable]]:
+    """Return all that a step changes and the numbers that steer it, with names of their own."""
+    program = fit_state.program
+    own = set(fit_state.approx.model.named_vars.values())
+    # Scale and horizon of the learning rate; the model's data are the model's.
+    scalars = [
+        v for v in program.data if v.type.ndim == 0 and v.type.dtype in _FLOATS and v not in own
+    ]
+    return [(f"{v.name or 'state'}[{k}]", v) for k, v in enumerate([*program.state, *scalars])]
+
+
+def _with_state(callbacks: Sequence[Any]) -> list[Any]:
+    """Return the callbacks whose state a file holds; a checkpoint's own is not worth it."""
+    return [c for c in callbacks if hasattr(c, "state_dict") and not isinstance(c, Checkpoint)]
+
+
+def _content(
+    approx: Approximation, losses: np.ndarray | None, i: int, model: Mapping[str, Any]
+) -> bytes:
+    arrays: dict[str, np.ndarray] = {} if losses is None else {"losses": losses}
+    header: dict[str, Any] = {
+        "format": _FORMAT,
+        "step": i,
+        "model": model,
+        "floatX": pytensor.config.floatX,
+    }
+    state = getattr(approx, "fit_state", None)
+    if state is None:
+        arrays["parameters"] = flat_parameters(approx)
+    else:
+        state.sync()
+        generators, saved = {}, []
+        variables = _variables(state)
+        for k, (name, variable) in enumerate(variables):
+            if isinstance(variable.type, RandomType):
+                generators[name] = variable.get_value(borrow=True).bit_generator.state
+            else:
+                arrays[f"state/{k}"] = np.asarray(variable.get_value(borrow=True))
+        for k, callback in enumerate(_with_state(state.callbacks)):
+            plain = {}
+            for key, value in callback.state_dict().items():
+                if isinstance(value, np.ndarray):
+                    arrays[f"callback/{k}/{key}"] = value
+                else:
+                    plain[key] = value
+            saved.append((type(callback).__name__, plain))
+        header |= {
+            "end": state.end,
+            "backend": state.loop.backend,
+            "options": state.options,
+            "state": [name for name, _ in variables],
+            "generators": generators,
+            "callbacks": saved,
+        }
+    buffer = io.BytesIO()
+    arrays["header"] = np.array(json.dumps(header, default=_json))
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _json(value: Any) -> Any:
+    """Return JSON for NumPy's numbers and arrays, which states of generators contain."""
+    return value.tolist()
+
+
+def _generator(state: Mapping[str, Any]) -> np.random.Generator:
+    kind = getattr(np.random, state["bit_generator"])
+    bits = kind()
+    bits.state = state
+    return np.random.Generator(bits)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` is at each moment the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,262 @@
+"""The rule behind ``convergence="default"``: stages of falling rate, until averages agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+
+from pymc.pytensorf import floatX
+from pymc.variational.opvi import Approximation
+from pytensor.compile.sharedvalue import SharedVariable
+
+from pymc_vi_ext.callbacks._base import Callback, positive
+from pymc_vi_ext.callbacks._parameters import moments, set_parameters
+
+# Steps between two looks, and over which the parameters are averaged inside the program.
+_EVERY = 50
+# Steps of a stage before its first check, and how much longer it is at each next one.
+_FIRST_CHECK, _GROWTH = 200, 1.25
+# The rate of a stage over that of the one before.
+_RATE_RATIO = 1 / 3
+# Blocks kept of a stage; neighbours are joined beyond that.
+_MOST_BLOCKS = 512
+# Draws of a comparison of ELBOs: this part of the stage's steps, at least so many.
+_DRAWS_PART, _FEWEST_DRAWS = 1 / 16, 100
+# Without a loss: stages, and the change of moments that ends one.
+_MOMENT_STAGES, _MOMENT_TOLERANCE = 3, 0.02
+
+
+class StagedStop(Callback):
+    r"""Stop when averages of the iterates, at falling learning rates, have the same ELBO.
+
+    At a constant rate :math:`\eta` the iterates of stochastic optimisation drift to the optimum
+    and then scatter around it. Their average is off by the scatter's own average, which falls
+    with the number of steps, and by a bias of order :math:`\eta`. Both are measured here in what
+    matters, nats of ELBO, on the same random numbers (the difference of two ELBOs is then far
+    less noisy than either).
+
+    A stage compares the averages :math:`a`, :math:`b` over the third and the last quarter of its
+    steps, and :math:`m = (a + b) / 2`. It ends when both
+
+    - the drift :math:`\mathcal L(b) - \mathcal L(a)` is within twice the tolerance of 0, and
+    - :math:`\mathcal L(m) - \tfrac12 (\mathcal L(a) + \mathcal L(b))` is below the tolerance. For
+      a quadratic ELBO with Hessian :math:`-H` this is
+      :math:`\tfrac18 (a - b)^T H (a - b)`, whose expectation, for independent errors of
+      :math:`a` and :math:`b`, is what :math:`m` itself falls short of the optimum:
+      :math:`\tfrac12 \operatorname{tr} H \operatorname{Cov} m`,
+
+    two standard errors included. The next stage starts from :math:`m` at a third of the rate, and
+    the fit stops at the first stage whose result is not better than the one before by more than
+    2.5 times the tolerance: a bias of order :math:`\eta` costs :math:`\eta^2` nats, so that a
+    ninth of it is left. The better of the last two averages is the result.
+
+    Methods without a loss (particles) end a stage when their means and standard deviations
+    change by less than 2 % of the standard deviation between those quarters, and stop after three
+    stages.
+
+    Parameters
+    ----------
+    tolerance : float
+        In nats.
+
+    Attributes
+    ----------
+    every : int
+        50: steps between two looks.
+
+    References
+    ----------
+    Dhaka, A. K. et al. (2020). Robust, accurate stochastic optimization for variational
+    inference. https://arxiv.org/abs/2009.00666
+
+    Welandawe, M. et al. (2024). A framework for improving the reliability of black-box
+    variational inference. JMLR 25(219).
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> import pymc_vi_ext as vix
+    >>> with pm.Model():
+    ...     x = pm.Normal("x", 3.0, 2.0)
+    ...     approx = vix.fit(random_seed=1, progressbar=False)
+    >>> approx.report.stop_reason.value, approx.report.stopped_by
+    ('converged', 'StagedStop')
+    """
+
+    finds_convergence = True
+    _saved = ("stage", "next_check", "blocks", "pending", "joined", "best", "draws_seed", "gap")
+
+    def __init__(self, tolerance: float = 0.02):
+        self.tolerance = positive("tolerance", tolerance)
+        self._sums: dict[SharedVariable, SharedVariable] = {}
+        super().__init__(_EVERY)
+
+    def updates(self, approx: Approximation) -> dict[SharedVariable, Any]:
+        """Return what a step adds to average the parameters of `approx` inside the program."""
+        self._count = pytensor.shared(floatX(0.0), "block_count")
+        new_block = pt.ge(self._count, floatX(self.every))
+        self._sums = {
+            p: pytensor.shared(p.get_value() * 0, f"{p.name}_block_sum") for p in approx.params
+        }
+        sums = {
+            total: pt.switch(new_block, floatX(0.0), total) + parameter
+            for parameter, total in self._sums.items()
+        }
+        count = pt.switch(new_block, floatX(0.0), self._count) + floatX(1.0)
+        return {self._count: count, **sums}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that :meth:`load_state_dict` needs; blocks as rows of arrays."""
+        state = super().state_dict()
+        return state | {name: np.asarray(state[name]) for name in ("blocks", "pending")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        rows = {name: list(state[name]) for name in ("blocks", "pending") if name in state}
+        super().load_state_dict({**state, **rows})
+
+    def restart_block(self) -> None:
+        """Begin a new block with the next step."""
+        self._count.set_value(floatX(0.0))
+        for total in self._sums.values():
+            total.set_value(total.get_value() * 0)
+
+    def average(self) -> np.ndarray | None:
+        """Return the average of the parameters over the last half of this stage, if it is long."""
+        blocks = np.asarray(self._blocks)
+        return blocks[len(blocks) // 2 :].mean(axis=0) if len(blocks) >= 4 else None
+
+    @property
+    def shortfall(self) -> str:
+        """How far the last check was from letting the fit stop."""
+        return self._gap or f"fewer than {_FIRST_CHECK} steps"
+
+    def _begin(self) -> None:
+        self._stage = 0
+        # The result of the stage before, and what this stage's gained over it.
+        self._best: np.ndarray | None = None
+        self._gain = (np.inf, 0.0)
+        self._draws_seed = 0
+        self._gap = ""
+        self._next_stage()
+
+    def _next_stage(self) -> None:
+        self._blocks: list[np.ndarray] = []
+        # Blocks of the program that make one of `blocks`, and those still to be joined.
+        self._joined = 1
+        self._pending: list[np.ndarray] = []
+        self._next_check = _FIRST_CHECK
+
+    def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+        self._collect()
+        taken = len(self._blocks) * self._joined * self.every
+        if taken < self._next_check or len(self._blocks) < 4:
+            return
+        self._next_check = int(taken * _GROWTH)
+        blocks = np.asarray(self._blocks)
+        half, last = len(blocks) // 2, (3 * len(blocks)) // 4
+        early, late = blocks[half:last].mean(axis=0), blocks[last:].mean(axis=0)
+        both = blocks[half:].mean(axis=0)
+        if losses is None:
+            settled = self._moments_settled(approx, early, late)
+        else:
+            settled = self._elbo_settled(approx, losses, taken, early, late, both)
+        if settled:
+            self._end_stage(approx, losses is not None, both, taken)
+
+    def _collect(self) -> None:
+        count = max(float(self._count.get_value()), 1.0)
+        block = np.concatenate([total.get_value().ravel() for total in self._sums.values()])
+        if not np.isfinite(block).all():
+            return
+        self._pending.append(block.astype(float) / count)
+        if len(self._pending) < self._joined:
+            return
+        self._blocks.append(np.mean(self._pending, axis=0))
+        self._pending = []
+        if len(self._blocks) == _MOST_BLOCKS:
+            pairs = np.asarray(self._blocks).reshape(_MOST_BLOCKS // 2, 2, -1)
+            self._blocks = list(pairs.mean(axis=1))
+            self._joined *= 2
+
+    def _elbo_settled(
+        self,
+        approx: Approximation,
+        losses: np.ndarray,
+        taken: int,
+        early: np.ndarray,
+        late: np.ndarray,
+        both: np.ndarray,
+    ) -> bool:
+        """Compare the ELBO at the averages; see the class."""
+        limit = self.tolerance
+        drift, error = _difference(losses[-taken // 2 : -taken // 4], losses[-taken // 4 :])
+        if not drift - 4 * error < 2 * limit:
+            # The losses themselves fall still: no need to look closer.
+            self._say(f"falling, {drift:.2g} nat a quarter", 2 * limit)
+            return False
+        draws = max(_FEWEST_DRAWS, int(taken * _DRAWS_PART))
+        points = [early, late, both] + ([] if self._best is None else [self._best])
+        self._draws_seed += 1
+        at = approx.fit_state.losses_at(points, draws, self._draws_seed)
+        if not np.isfinite(at).all():
+            self._say("the ELBO of the averages is not finite", limit)
+            return False
+        drift, drift_error = _mean(at[0] - at[1])
+        noise, noise_error = _mean((at[0] + at[1]) / 2 - at[2])
+        if self._best is not None:
+            self._gain = _mean(at[3] - at[2])
+        worst = max((abs(drift) + 2 * drift_error) / 2, noise + 2 * noise_error)
+        self._say(f"stage {self._stage + 1}: {worst:.2g} nat", limit)
+        return worst < limit
+
+    def _moments_settled(self, approx: Approximation, early: np.ndarray, late: np.ndarray) -> bool:
+        (mean_a, log_a), (mean_b, log_b) = moments(approx, early), moments(approx, late)
+        change = max(np.max(abs(mean_b - mean_a) / np.exp(log_b)), np.max(abs(log_b - log_a)))
+        self._say(f"stage {self._stage + 1}: moments change by {change:.2g}", _MOMENT_TOLERANCE)
+        return bool(change < _MOMENT_TOLERANCE)
+
+    def _end_stage(self, approx: Approximation, scored: bool, both: np.ndarray, taken: int) -> None:
+        rate = approx.fit_state.rate_scale
+        if not scored:
+            if self._stage + 1 == _MOMENT_STAGES:
+                raise StopIteration(
+                    f"means and standard deviations stay within {_MOMENT_TOLERANCE:.0%} at "
+                    f"{float(rate.get_value()):.2g} of the first learning rate"
+                )
+            if not approx.any_histograms:
+                set_parameters(approx, both)
+        else:
+            if self._best is not None:
+                gain, error = self._gain
+                if gain < 2.5 * self.tolerance:
+                    set_parameters(approx, both if gain > -error else self._best)
+                    raise StopIteration(
+                        f"at {float(rate.get_value()):.2g} of the first learning rate the average "
+                        f"of {taken // 2:,} iterates gained {gain:.3f} +- {error:.3f} nat over "
+                        f"the stage before, and its halves agree within {self.tolerance} nat"
+                    )
+            self._best = both
+            set_parameters(approx, both)
+        rate.set_value(rate.get_value() * floatX(_RATE_RATIO))
+        self._stage += 1
+        self._next_stage()
+
+    def _say(self, measured: str, limit: float) -> None:
+        self._status = f"{measured} > {limit:.2g}"
+        self._gap = f"{measured}, to be below {limit:.2g}"
+
+
+def _mean(differences: np.ndarray) -> tuple[float, float]:
+    """Return mean and standard error."""
+    return float(differences.mean()), float(differences.std() / np.sqrt(len(differences)))
+
+
+def _difference(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """Return the fall of the mean loss and its standard error; of finite losses."""
+    means, errors = zip(*(_mean(x[np.isfinite(x)]) for x in (before, after)), strict=True)
+    return means[0] - means[1], float(np.hypot(*errors))

@@ -1,0 +1,94 @@
+"""Several starts of one fit, of which the best is kept."""
+
+from __future__ import annotations
+
+import logging
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pymc.variational.inference import Inference
+from pymc.variational.opvi import Approximation
+
+from pymc_vi_ext.approximations import natural_coordinates
+from pymc_vi_ext.callbacks._parameters import flat_parameters, set_parameters
+from pymc_vi_ext.results import FitReport, Start, StopReason
+
+logger = logging.getLogger(__name__)
+
+# Draws on which the starts are compared, the same for all.
+_DRAWS = 2_000
+
+
+def fit_several(
+    inference: Inference, starts: int, seed: int | None, fit: Callable[[], Approximation]
+) -> Approximation:
+    """Fit from several starts with one compiled program, and keep the fit of the highest ELBO.
+
+    The first start is the one given; at the others the means are moved by standard normal draws
+    on the unconstrained space.
+
+    Parameters
+    ----------
+    inference : pymc.Inference
+    starts : int
+    seed : int, optional
+        Of the starts.
+    fit : callable
+        Fits `inference` from its present parameters.
+
+    Returns
+    -------
+    Approximation
+        ``report.starts`` has the ELBO of each start with its standard error.
+
+    Raises
+    ------
+    ValueError
+        If the method has no ELBO, or `starts` is not a whole number from 1.
+    FloatingPointError
+        If every start ends with NaN.
+    """
+    approx = inference.approx
+    if not inference.objective.op.returns_loss or not approx.has_logq:
+        raise ValueError(
+            f"`n_starts` keeps the fit with the highest ELBO; {type(inference).__name__} has none."
+        )
+    rng = np.random.default_rng(seed)
+    first = flat_parameters(approx)
+    fits: list[tuple[np.ndarray, np.ndarray, FitReport]] = []
+    for k in range(starts):
+        set_parameters(approx, first)
+        inference.hist = np.empty(0)
+        if k:
+            _scatter(approx, rng)
+        try:
+            fit()
+        except FloatingPointError as error:
+            logger.warning("Start %d of %d ended with NaN: %s", k + 1, starts, error)
+            if k + 1 == starts and not fits:
+                raise
+            continue
+        fits.append((flat_parameters(approx), inference.hist, approx.report))
+        if approx.report.stop_reason is StopReason.INTERRUPTED:
+            break
+    points = [point for point, _, _ in fits]
+    losses = approx.fit_state.losses_at(points, _DRAWS, int(rng.integers(2**30)))
+    compared = tuple(
+        Start(-float(row.mean()), float(row.std() / _DRAWS**0.5), report.steps, report.stop_reason)
+        for row, (_, _, report) in zip(losses, fits, strict=True)
+    )
+    best = int(np.argmin(losses.mean(axis=1)))
+    point, inference.hist, report = fits[best]
+    set_parameters(approx, point)
+    approx.hist = inference.hist
+    approx.report = report.of_starts(compared)
+    return approx
+
+
+def _scatter(approx: Approximation, rng: np.random.Generator) -> None:
+    for coordinates in natural_coordinates(approx):
+        for location in coordinates.locations:
+            value = location.get_value()
+            location.set_value((value + rng.normal(size=value.shape)).astype(value.dtype))

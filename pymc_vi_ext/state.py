@@ -1,0 +1,88 @@
+"""What a callback may know of a running fit beyond its three arguments."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pymc.pytensorf import reseed_rngs
+from pymc.variational.opvi import Approximation
+from pytensor.compile.sharedvalue import SharedVariable
+
+from pymc_vi_ext.callbacks._parameters import set_parameters
+from pymc_vi_ext.engine import Loop, StepProgram
+
+
+@dataclass
+class FitState:
+    """The running fit, as ``approx.fit_state``.
+
+    Attributes
+    ----------
+    approx : Approximation
+    program : StepProgram
+        Its ``state`` is all that a step changes, as shared variables; :meth:`sync` first.
+    loop : Loop
+    optimizer : callable
+        The optimizer of the fit. An attribute ``decays`` says that its rate falls by itself.
+    callbacks : sequence of callable
+    end : int
+        Number of the last step, if nothing stops the fit.
+    options : mapping or None
+        What :func:`pymc_vi_ext.fit` was called with, where it was.
+    """
+
+    approx: Approximation
+    program: StepProgram
+    loop: Loop
+    optimizer: Any
+    callbacks: Sequence[Any]
+    end: int
+    options: Mapping[str, Any] | None = None
+
+    @property
+    def rate_scale(self) -> SharedVariable | None:
+        """Multiplies every move of the parameters; set it to change the learning rate."""
+        return self.program.rate_scale
+
+    def sync(self) -> None:
+        """Bring all shared variables up to date: parameters, optimizer, random generators."""
+        self.loop.write_back()
+
+    def losses_at(self, points: Sequence[np.ndarray], draws: int, seed: int) -> np.ndarray:
+        """Return losses of steps that do not move, with the same random numbers at each point.
+
+        The program compiled for the steps runs with a learning rate of 0. The fit is left as it
+        was.
+
+        Parameters
+        ----------
+        points : sequence of array of shape (size,)
+            Flat vectors of all variational parameters.
+        draws : int
+            Steps at each point.
+        seed : int
+
+        Returns
+        -------
+        array of shape (points, draws)
+            In nats; infinite from a loss that is NaN.
+        """
+        program, scale = self.program, self.rate_scale
+        assert scale is not None
+        self.sync()
+        kept = {variable: variable.get_value() for variable in [*program.state, scale]}
+        losses = np.full((len(points), draws), np.inf)
+        try:
+            scale.set_value(kept[scale] * 0)
+            for row, point in zip(losses, points, strict=True):
+                set_parameters(self.approx, point)
+                reseed_rngs(program.rngs, seed)
+                found = self.loop.run(draws)
+                assert found is not None
+                row[: len(found)] = np.where(np.isnan(found), np.inf, found)
+        finally:
+            for variable, value in kept.items():
+                variable.set_value(value)
+        return losses

@@ -1,0 +1,196 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+from pathlib import Path
+
+import numpy as np
+import pymc as pm
+import pytest
+
+import pymc_vi_ext as vix
+
+from pymc_vi_ext.callbacks import Checkpoint, CheckpointError, EarlyStopping, checkpoint
+
+SCRIPT = Path(__file__).with_name("interrupted.py")
+QUIET = {"backend": "jax", "progressbar": False}
+
+
+def one_variable(name="x", shape=(), data=0.5):
+    with pm.Model() as model:
+        x = pm.Normal(name, 0.0, 1.0, shape=shape)
+        pm.Normal("y", x, 1.0, observed=np.full(shape, data))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return one_variable()
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    path = tmp_path / "fit.npz"
+    vix.fit(
+        300,
+        model=model,
+        random_seed=1,
+        callbacks=[Checkpoint(path, 100)],
+        convergence=None,
+        **QUIET,
+    )
+    return path
+
+
+@pytest.mark.parametrize("backend", ["jax", "c"])
+def test_killed_and_resumed_is_bit_for_bit_the_same(backend, tmp_path):
+    """SIGKILL at a random step, then `resume`; the C backend runs without a compiler, for speed."""
+    path, out = tmp_path / "fit.npz", tmp_path / "out.npz"
+    environment = os.environ | {"PYTENSOR_FLAGS": "cxx="}
+    command = [sys.executable, "-W", "ignore", str(SCRIPT)]
+    steps = int(np.random.default_rng().integers(3, 9))
+    with subprocess.Popen(
+        [*command, "fit", str(path), backend], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        reached = [next(process.stdout) for _ in range(steps)]
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    subprocess.run([*command, "resume", path, backend, out], check=True, env=environment)
+    found = np.load(out)
+    step = checkpoint.read(path).header["step"]
+    assert 0 < step <= int(reached[-1]) < len(found["whole_losses"]), f"killed after {reached}"
+    for name in ("losses", "mu", "rho"):
+        np.testing.assert_array_equal(found[f"resumed_{name}"], found[f"whole_{name}"])
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("fullrank_advi", {}),
+        ("advi", {"convergence": None}),
+        ("advi", {"convergence": None, "obj_optimizer": pm.adagrad_window(learning_rate=0.01)}),
+        ("svgd", {"inf_kwargs": {"n_particles": 20}, "convergence": None}),
+        ("asvgd", {"convergence": None, "obj_n_mc": 10}),
+    ],
+)
+def test_every_method_goes_on(model, method, options, tmp_path):
+    path = tmp_path / "fit.npz"
+    whole = vix.fit(
+        400,
+        method,
+        model,
+        random_seed=2,
+        callbacks=[Checkpoint(path, 150)],
+        **options,
+        **QUIET,
+    )
+    resumed = vix.resume(path, model, progressbar=False)
+    assert resumed.report.steps == whole.report.steps
+    np.testing.assert_array_equal(resumed.hist, whole.hist)
+    for a, b in zip(resumed.params, whole.params, strict=True):
+        np.testing.assert_array_equal(a.get_value(), b.get_value())
+
+
+def test_states_of_callbacks_go_on(model, tmp_path):
+    path = tmp_path / "fit.npz"
+
+    def callbacks():
+        tracker = vix.callbacks.Tracker(every=50, step=lambda approx, losses, i: i)
+        return [tracker, EarlyStopping(patience=100, every=50), Checkpoint(path, 150)]
+
+    vix.fit(400, model=model, callbacks=callbacks(), convergence=None, random_seed=2, **QUIET)
+    again = callbacks()
+    vix.resume(path, model, callbacks=again, progressbar=False)
+    assert list(again[0]["step"]) == list(range(50, 401, 50))
+    with pytest.raises(CheckpointError, match="callbacks Tracker, EarlyStopping"):
+        vix.resume(path, model, callbacks=again[1:], progressbar=False)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (one_variable(name="z"), "variable 'x' is x of shape"),
+        (
+            one_variable(shape=(3,)),
+            r"x of shape \(\), here it is x of shape \(3,\)",
+        ),
+        (one_variable(data=0.6), "observed variable 'y'"),
+    ],
+)
+def test_another_model_is_refused(saved, other, message):
+    with pytest.raises(CheckpointError, match=message):
+        vix.resume(saved, other, progressbar=False)
+
+
+def test_damaged_and_missing_files(saved, model, tmp_path):
+    content = saved.read_bytes()
+    saved.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        vix.resume(saved, model)
+    saved.write_bytes(b"hello")
+    with pytest.raises(CheckpointError, match="no checkpoint of pymc_vi_ext"):
+        vix.resume(saved, model)
+    np.savez(tmp_path / "foreign.npz", a=np.arange(3))
+    with pytest.raises(CheckpointError, match="no checkpoint of pymc_vi_ext"):
+        vix.resume(tmp_path / "foreign.npz", model)
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint"):
+        vix.resume(tmp_path / "nowhere.npz", model)
+    with pytest.raises(FileNotFoundError, match="folder of the checkpoint"):
+        Checkpoint(tmp_path / "no" / "fit.npz")
+
+
+def test_options_a_file_cannot_hold(model, tmp_path):
+    path = tmp_path / "fit.npz"
+
+    def optimizer(loss, params):
+        return pm.sgd(loss, params, learning_rate=0.01)
+
+    whole = vix.fit(
+        200,
+        model=model,
+        callbacks=[Checkpoint(path, 100)],
+        obj_optimizer=optimizer,
+        convergence=None,
+        random_seed=1,
+        **QUIET,
+    )
+    with pytest.raises(CheckpointError, match="obj_optimizer=<function"):
+        vix.resume(path, model, progressbar=False)
+    resumed = vix.resume(path, model, obj_optimizer=optimizer, progressbar=False)
+    np.testing.assert_array_equal(resumed.hist, whole.hist)
+    with pytest.raises(CheckpointError, match="started without n_particles"):
+        vix.resume(path, model, obj_optimizer=optimizer, n_particles=3)
+
+
+def test_a_full_disk_warns_once_and_the_fit_goes_on(model, tmp_path, monkeypatch):
+    path = tmp_path / "fit.npz"
+    path.write_bytes(b"the old one")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.warns(UserWarning, match="No space left on device") as caught:
+        approx = vix.fit(
+            300, model=model, callbacks=[Checkpoint(path, 100)], convergence=None, **QUIET
+        )
+    assert len(caught) == 1
+    assert approx.report.steps == 300
+    assert path.read_bytes() == b"the old one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_plain_pymc_fit_saves_parameters_only(model, tmp_path):
+    path = tmp_path / "fit.npz"
+    with model:
+        approx = pm.fit(
+            20, callbacks=[Checkpoint(path, 10)], progressbar=False, random_seed=1, backend="c"
+        )
+    held = checkpoint.read(path)
+    np.testing.assert_array_equal(held.losses, approx.hist)
+    mean_and_rho = np.concatenate([p.get_value() for p in approx.params])
+    np.testing.assert_array_equal(held.arrays["parameters"], mean_and_rho)
+    with pytest.raises(CheckpointError, match=r"was not written by `vix\.fit`"):
+        vix.resume(path, model)
