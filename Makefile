@@ -18,10 +18,10 @@ export DO_NOT_TRACK = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare validate test test-latest lint types docs bench schema constraints clean
+.PHONY: help setup compare validate test test-latest lint types docs bench bench-stopping schema constraints clean
 
 help:  ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 16
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \
@@ -67,6 +67,10 @@ docs: $(VENV)/.ready  ## Build the documentation into docs/_build
 bench: $(VENV)/.ready $(LATEST)/.ready  ## Time steps and fits beside every rival; writes docs/benchmarks
 	$(BIN)/python tests/benchmarks/speed.py --out docs/benchmarks \
 	  --latest-python $(LATEST)/bin/python $(BENCH)
+
+bench-stopping: $(VENV)/.ready  ## Judge the stopping rules on traces and fits; writes docs/benchmarks
+	$(BIN)/python tests/benchmarks/traces.py --out docs/benchmarks
+	$(BIN)/python -W ignore tests/benchmarks/stopping.py --out docs/benchmarks $(BENCH)
 
 schema: $(VENV)/.ready  ## Write configs/schema.json from the code
 	$(BIN)/python -m pymc_vi_ext.comparison.config configs/schema.json

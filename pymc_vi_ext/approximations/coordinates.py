@@ -91,7 +91,7 @@ class FullRankCoordinates(Coordinates):
         self.parameters = [self._mu, self._packed]
         self.locations = (self._mu,)
         self._rows, self._columns = group.tril_indices
-        self._raw_diagonal = pt.diagonal(self._unpacked(self._packed))
+        self._on_diagonal = self._rows == self._columns
         self._L = group.L
 
     def _unpacked(self, packed: pt.TensorVariable) -> pt.TensorVariable:
@@ -101,11 +101,9 @@ class FullRankCoordinates(Coordinates):
     def gradients(self, gradients: Tensors) -> list[pt.TensorVariable]:
         """Multiply by the factor's transpose."""
         mu, packed = gradients
-        factor = self._unpacked(packed)
         # PyMC keeps the diagonal through a softplus.
-        diagonal = pt.diagonal(factor) / pt.sigmoid(self._raw_diagonal)
-        factor = factor - pt.diag(pt.diagonal(factor)) + pt.diag(diagonal)
-        relative = self._L.T.dot(factor)
+        slope = pt.switch(self._on_diagonal, pt.sigmoid(self._packed), 1.0)
+        relative = self._L.T.dot(self._unpacked(packed / slope))
         return [self._L.T.dot(mu), relative[self._rows, self._columns]]
 
     def moved(self, steps: Tensors, travels: Tensors) -> list[pt.TensorVariable]:
@@ -114,13 +112,11 @@ class FullRankCoordinates(Coordinates):
         travel = solve_triangular(self._L, travels[0], lower=True)
         mu = self._mu + self._L.dot(steps[0] * pt.sqrt(1 + travel**2))
         # A random triangular matrix of d (d + 1) / 2 entries has a norm that grows with sqrt(d).
-        relative = self._unpacked(steps[1]) / np.sqrt((self.group.ddim + 1) / 2)
-        diagonal = pt.diagonal(relative)
-        relative = relative - pt.diag(diagonal) + pt.diag(pt.exp(diagonal))
-        factor = self._L.dot(relative)
-        diagonal = pt.diagonal(factor)
-        factor = factor - pt.diag(diagonal) + pt.diag(_softplus_inverse(diagonal))
-        return [mu, factor[self._rows, self._columns]]
+        relative = steps[1] / np.sqrt((self.group.ddim + 1) / 2)
+        relative = pt.switch(self._on_diagonal, pt.exp(relative), relative)
+        factor = self._L.dot(self._unpacked(relative))[self._rows, self._columns]
+        diagonal = _softplus_inverse(pt.switch(self._on_diagonal, factor, 1.0))
+        return [mu, pt.switch(self._on_diagonal, diagonal, factor)]
 
 
 class ParticleCoordinates(Coordinates):
