@@ -229,7 +229,7 @@ def _run(
         approx.fit_state.end = session.steps + n
         session.losses = inference.hist = saved.losses
     elif rule is not None:
-        rule.restart_block()
+        rule.begin(approx)
     if saved is None and (begin := getattr(session.optimizer, "begin", None)):
         begin(n)
     compiled_before = session.loop.compile_s

@@ -103,6 +103,8 @@ class AnnealedAdam:
 
 # Steps over which a mean's travel is measured.
 _TRAVEL_MEMORY = 100
+# Largest gradient, in root mean squares of those before.
+_CLIP = 10.0
 
 
 class WhitenedAdam:
@@ -166,12 +168,16 @@ class WhitenedAdam:
         updates: OrderedDict = OrderedDict({step: now})
         length = floatX(self.learning_rate) / (floatX(1.0) - floatX(_BETA1) ** now)
         variance_bias = floatX(1.0) - floatX(_BETA2) ** now
+        before_bias = floatX(1.0) - floatX(_BETA2) ** pt.maximum(step, floatX(1.0))
 
         def direction(gradient: Any, parameter: Any) -> Any:
             """Return Adam's step for `gradient`; its moments join the updates."""
             first = pytensor.shared(parameter.get_value() * 0, f"{parameter.name}_first_moment")
             second = pytensor.shared(parameter.get_value() * 0, f"{parameter.name}_second_moment")
             gradient = pt.switch(finite, gradient, floatX(0.0))
+            # Adam would remember an outlier for thousands of steps, and hardly move.
+            limit = pt.switch(step > 0, floatX(_CLIP) * pt.sqrt(second / before_bias), np.inf)
+            gradient = pt.clip(gradient, -limit, limit)
             updates[first] = floatX(_BETA1) * first + floatX(1 - _BETA1) * gradient
             updates[second] = floatX(_BETA2) * second + floatX(1 - _BETA2) * gradient**2
             return -length * updates[first] / (pt.sqrt(updates[second] / variance_bias) + _EPSILON)

@@ -251,6 +251,34 @@ def test_progress_bar_shows_loss_and_speed(conjugate, capsys):
     assert "loss" in shown
 
 
+def test_progress_bar_shows_what_rules_measure(conjugate, capsys):
+    check = vix.callbacks.CheckParametersConvergence(every=50, tolerance=1e-9)
+    vix.fit(600, model=conjugate, callbacks=[check], convergence=None, backend="jax")
+    shown = capsys.readouterr().out
+    assert check.status in " ".join(shown.split())
+
+
+def test_a_callback_that_sets_the_parameters_has_said_the_result(conjugate):
+    """Neither the engine's state nor the optimizer's average takes their place."""
+
+    def set_and_stop(approx, losses, i):
+        for parameter in approx.params:
+            parameter.set_value(np.array([0.25]))
+        raise StopIteration("my own result")
+
+    for convergence in ("default", None):
+        approx = vix.fit(
+            500, model=conjugate, callbacks=[set_and_stop], convergence=convergence, **QUIET
+        )
+        assert [p.get_value()[0] for p in approx.params] == [0.25, 0.25]
+
+
+def test_contradictory_rules(conjugate):
+    rules = [vix.callbacks.IterateRhat(), vix.callbacks.ReduceLROnPlateau()]
+    with pytest.raises(ValueError, match="IterateRhat needs a constant learning rate, and Reduce"):
+        vix.fit(10, model=conjugate, callbacks=rules, convergence=None, **QUIET)
+
+
 def test_compile_kwargs_choose_a_pytensor_mode(conjugate):
     approx = vix.fit(
         3,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +16,9 @@ from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.callbacks._base import Callback, positive
-from pymc_vi_ext.callbacks._parameters import moments, set_parameters
+from pymc_vi_ext.callbacks._parameters import flat_parameters, moments, set_parameters
+
+logger = logging.getLogger(__name__)
 
 # Steps between two looks, and over which the parameters are averaged inside the program.
 _EVERY = 50
@@ -28,6 +32,8 @@ _MOST_BLOCKS = 512
 _DRAWS_PART, _FEWEST_DRAWS = 1 / 16, 100
 # Without a loss: stages, and the change of moments that ends one.
 _MOMENT_STAGES, _MOMENT_TOLERANCE = 3, 0.02
+# How often a fit may begin anew at a smaller rate.
+_MOST_RESTARTS = 5
 
 
 class StagedStop(Callback):
@@ -53,6 +59,9 @@ class StagedStop(Callback):
     the fit stops at the first stage whose result is not better than the one before by more than
     2.5 times the tolerance: a bias of order :math:`\eta` costs :math:`\eta^2` nats, so that a
     ninth of it is left. The better of the last two averages is the result.
+
+    A first rate that is too large shows: the fit begins anew at a third of it when it meets a NaN,
+    or when the losses are far above those of its first steps, up to five times.
 
     Methods without a loss (particles) end a stage when their means and standard deviations
     change by less than 2 % of the standard deviation between those quarters, and stop after three
@@ -88,7 +97,10 @@ class StagedStop(Callback):
     """
 
     finds_convergence = True
-    _saved = ("stage", "next_check", "blocks", "pending", "joined", "best", "draws_seed", "gap")
+    _saved = (
+        *("stage", "next_check", "blocks", "pending", "joined", "best", "draws_seed", "gap"),
+        *("restarts", "start", "first_losses"),
+    )
 
     def __init__(self, tolerance: float = 0.02):
         self.tolerance = positive("tolerance", tolerance)
@@ -119,6 +131,26 @@ class StagedStop(Callback):
         rows = {name: list(state[name]) for name in ("blocks", "pending") if name in state}
         super().load_state_dict({**state, **rows})
 
+    def begin(self, approx: Approximation) -> None:
+        """Begin at the present parameters."""
+        self._start = flat_parameters(approx)
+        self.restart_block()
+
+    def recover(
+        self, approx: Approximation, losses: np.ndarray | None, i: int, problem: str
+    ) -> None:
+        """Begin anew at a smaller rate; the fit calls this at a NaN.
+
+        Raises
+        ------
+        FloatingPointError
+            If it has happened too often.
+        """
+        # A NaN of the very first steps is no matter of the rate.
+        if self._restarts == _MOST_RESTARTS or i < self.every:
+            raise FloatingPointError(problem)
+        self._restart(approx, i)
+
     def restart_block(self) -> None:
         """Begin a new block with the next step."""
         self._count.set_value(floatX(0.0))
@@ -142,6 +174,9 @@ class StagedStop(Callback):
         self._gain = (np.inf, 0.0)
         self._draws_seed = 0
         self._gap = ""
+        self._restarts = 0
+        self._start: np.ndarray | None = None
+        self._first_losses: np.ndarray | None = None
         self._next_stage()
 
     def _next_stage(self) -> None:
@@ -153,6 +188,8 @@ class StagedStop(Callback):
 
     def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
         self._collect()
+        if losses is not None and self._first_losses is None:
+            self._first_losses = losses[-steps:].copy()
         taken = len(self._blocks) * self._joined * self.every
         if taken < self._next_check or len(self._blocks) < 4:
             return
@@ -161,6 +198,10 @@ class StagedStop(Callback):
         half, last = len(blocks) // 2, (3 * len(blocks)) // 4
         early, late = blocks[half:last].mean(axis=0), blocks[last:].mean(axis=0)
         both = blocks[half:].mean(axis=0)
+        if losses is not None and self._stage == 0 and self._diverged(losses[-taken // 4 :]):
+            if self._restarts < _MOST_RESTARTS:
+                self._restart(approx, i)
+            return
         if losses is None:
             settled = self._moments_settled(approx, early, late)
         else:
@@ -182,6 +223,30 @@ class StagedStop(Callback):
             pairs = np.asarray(self._blocks).reshape(_MOST_BLOCKS // 2, 2, -1)
             self._blocks = list(pairs.mean(axis=1))
             self._joined *= 2
+
+    def _diverged(self, recent: np.ndarray) -> bool:
+        """Tell whether `recent` losses are far above those of the first steps."""
+        assert self._first_losses is not None
+        if not np.isfinite(np.median(recent)):
+            return True
+        first = self._first_losses[np.isfinite(self._first_losses)]
+        if not len(first):
+            return False
+        low, high = np.quantile(first, [0.1, 0.9])
+        return bool(np.median(recent) > high + (high - low))
+
+    def _restart(self, approx: Approximation, i: int) -> None:
+        assert self._start is not None
+        state = approx.fit_state
+        self._restarts += 1
+        set_parameters(approx, self._start)
+        state.program.restart_optimizer()
+        if begin := getattr(state.optimizer, "begin", None):
+            begin(state.end - i)
+        state.rate_scale.set_value(state.rate_scale.get_value() * floatX(_RATE_RATIO))
+        self.restart_block()
+        self._next_stage()
+        logger.info("Too large a learning rate at step %d: from the start, at a third of it", i)
 
     def _elbo_settled(
         self,

@@ -160,10 +160,14 @@ class StepProgram:
         base = get_mode(mode)
         return Mode(base.linker, base.provided_optimizer.including(check, *rewrites))
 
-    def restart(self, seed: int) -> None:
-        """Put the optimizer back to its start and seed the random generators, in place."""
+    def restart_optimizer(self) -> None:
+        """Put the optimizer's state back to its start, in place."""
         for variable, value in self._optimizer_start.items():
             variable.set_value(np.copy(value))
+
+    def restart(self, seed: int) -> None:
+        """Put the optimizer back to its start and seed the random generators, in place."""
+        self.restart_optimizer()
         if self.rate_scale is not None:
             self.rate_scale.set_value(floatX(1.0))
         if self.rngs:
