@@ -97,6 +97,8 @@ class StagedStop(Callback):
     """
 
     finds_convergence = True
+    _start: np.ndarray | None
+
     _saved = (
         *("stage", "next_check", "blocks", "pending", "joined", "best", "draws_seed", "gap"),
         *("restarts", "start", "first_losses"),
@@ -175,7 +177,7 @@ class StagedStop(Callback):
         self._draws_seed = 0
         self._gap = ""
         self._restarts = 0
-        self._start: np.ndarray | None = None
+        self._start = None
         self._first_losses: np.ndarray | None = None
         self._next_stage()
 

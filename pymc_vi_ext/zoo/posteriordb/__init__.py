@@ -25,8 +25,6 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
-from arviz_base import dict_to_dataset
-
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.zoo.posteriordb.eight_schools import (
     eight_schools_centered,
@@ -187,7 +185,7 @@ def reference(name: str, path: str | os.PathLike[str] | None = None) -> xr.Datas
         raise LookupError(f"posteriordb has no reference draws of {name!r}.")
     folder = _folder(path) / "posterior_database" / "reference_posteriors" / "draws" / "draws"
     chains = _unzip(folder / f"{posterior.draws}.json.zip")
-    return dict_to_dataset(
+    return _dataset(
         _vectors({entry: np.array([chain[entry] for chain in chains]) for entry in chains[0]})
     )
 
@@ -224,8 +222,15 @@ def moments(name: str, path: str | os.PathLike[str] | None = None) -> xr.Dataset
         raise LookupError(f"Neither reference draws nor moments of {name!r} are published.")
     entries = json.loads(file.read_text(encoding="utf-8"))["parameters"]
     columns = {entry: np.array([value["mean"], value["sd"]]) for entry, value in entries.items()}
-    dataset = dict_to_dataset(_vectors(columns), sample_dims=["moment"])
+    dataset = _dataset(_vectors(columns), sample_dims=["moment"])
     return dataset.assign_coords(moment=["mean", "sd"])
+
+
+def _dataset(values: Mapping[str, np.ndarray], **kwargs: Any) -> xr.Dataset:
+    # Imported on use: it loads JAX's name, and `vix.zoo` is to stay light.
+    from arviz_base import dict_to_dataset
+
+    return dict_to_dataset(values, **kwargs)
 
 
 def _posterior(name: str) -> Posterior:
