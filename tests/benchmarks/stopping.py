@@ -135,11 +135,16 @@ class Family:
         self.density = jax_density(model)
         self.d = self.density.start.size
         self.full = method == "fullrank_advi"
-        half = np.random.default_rng(123).normal(size=(OPTIMUM_DRAWS // 2, self.d))
-        self.draws = jnp.asarray(np.concatenate([half, -half]) / half.std(axis=0))
+        # What an optimum on fixed draws gains over the true one, it loses on others: results are
+        # compared on draws that nothing was fitted to.
+        self.draws, self.others = (self._antithetic(seed) for seed in (123, 321))
         self.rows = np.tril_indices(self.d)
-        self.elbo = jax.jit(self._elbo)
-        self.negative = jax.jit(jax.value_and_grad(lambda p: -self._elbo(p)))
+        self.elbo = jax.jit(lambda p: self._elbo(p, self.others))
+        self.negative = jax.jit(jax.value_and_grad(lambda p: -self._elbo(p, self.draws)))
+
+    def _antithetic(self, seed: int) -> Any:
+        half = np.random.default_rng(seed).normal(size=(OPTIMUM_DRAWS // 2, self.d))
+        return jnp.asarray(np.concatenate([half, -half]) / half.std(axis=0))
 
     @property
     def start(self) -> np.ndarray:
@@ -161,8 +166,8 @@ class Family:
         scales = jnp.abs(jnp.diag(factor)) if self.full else factor
         return self.density.logp(z, (), self.density.data) + jnp.sum(jnp.log(scales))
 
-    def _elbo(self, p: Any) -> Any:
-        values = jax.lax.map(lambda draw: self.one(p, draw), self.draws, batch_size=200)
+    def _elbo(self, p: Any, draws: Any) -> Any:
+        values = jax.lax.map(lambda draw: self.one(p, draw), draws, batch_size=200)
         return jnp.mean(values) + 0.5 * self.d * np.log(2 * np.pi * np.e)
 
     def of(self, approx: Any) -> float:
@@ -202,16 +207,18 @@ def begin(start: np.ndarray, seed: int) -> tuple:
 
 
 def polished(family: Family, start: np.ndarray, seconds: float) -> float:
-    """Return the highest ELBO that L-BFGS finds from `start`, on the fixed draws."""
+    """Return the ELBO of what L-BFGS finds from `start` on fixed draws."""
     negative = family.negative
     until = time.perf_counter() + seconds
-    seen: list[float] = []
+    best = (np.inf, start)
 
     def objective(p: np.ndarray) -> tuple[float, np.ndarray]:
         if time.perf_counter() > until:
             raise StopIteration
+        nonlocal best
         value, gradient = negative(jnp.asarray(p))
-        seen.append(float(value))
+        if np.isfinite(value) and value < best[0]:
+            best = (float(value), np.array(p))
         return float(value), np.asarray(gradient, dtype=float)
 
     # StopIteration: the time is over.
@@ -223,7 +230,8 @@ def polished(family: Family, start: np.ndarray, seconds: float) -> float:
             method="L-BFGS-B",
             options={"maxiter": 5_000, "maxfun": 8_000, "ftol": 1e-13, "gtol": 1e-7},
         )
-    return max([-value for value in seen if np.isfinite(value)], default=-np.inf)
+    found = float(family.elbo(jnp.asarray(best[1])))
+    return found if np.isfinite(found) else -np.inf
 
 
 def hindsight(family: Family, best: float, cap: int, seconds: float) -> int | None:
@@ -350,7 +358,8 @@ def as_markdown(cases: list[Case]) -> str:
         "from the result; other optimum: within .1 nat of that one, and not of the best. Steps: "
         "median; over: divided by "
         "the fewest steps with which Adam at any one fixed rate comes within .1 nat (- where "
-        "none does).",
+        "none does, or none did in the time for it). The optimum is the best of all results and "
+        "of what L-BFGS finds on 2,000 fixed draws, compared on 2,000 others.",
         "",
         "| model | family | d | rule | short | within .1 | other optimum | false stops "
         "| never stopped | steps | over | s |",
