@@ -13,6 +13,7 @@ from pymc.progress_bar import default_progress_theme
 from pymc.variational.inference import Inference
 from pymc.variational.opvi import Approximation
 
+from pymc_vi_ext.callbacks._base import whole_number
 from pymc_vi_ext.callbacks.checkpoint import (
     CheckpointError,
     Saved,
@@ -153,8 +154,7 @@ def fit(
         "include_transformed": include_transformed,
         **pm_fit_kwargs,
     }
-    if not isinstance(n_starts, int) or n_starts < 1:
-        raise ValueError(f"`n_starts` must be a whole number from 1, not {n_starts!r}.")
+    n_starts = whole_number("n_starts", n_starts)
     run = partial(_run, inference, n, options, callbacks, progressbar, progressbar_theme)
     return run() if n_starts == 1 else fit_several(inference, n_starts, random_seed, run)
 

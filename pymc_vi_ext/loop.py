@@ -211,6 +211,10 @@ def _run(
     approx = inference.approx
     rule = session.rule
     # What saves the others' states comes after them.
+    if saved is not None:
+        session.steps, session.losses = saved.header["step"], saved.losses
+        if saved.losses is not None:
+            inference.hist = saved.losses
     watching: list[Callback] = sorted(
         [*callbacks, *([] if rule is None else [rule])], key=lambda c: isinstance(c, Checkpoint)
     )
@@ -225,9 +229,6 @@ def _run(
     )
     if saved is not None:
         saved.restore(approx.fit_state)
-        session.steps = saved.header["step"]
-        approx.fit_state.end = session.steps + n
-        session.losses = inference.hist = saved.losses
     elif rule is not None:
         rule.begin(approx)
     if saved is None and (begin := getattr(session.optimizer, "begin", None)):

@@ -13,6 +13,7 @@ from pymc.variational.opvi import Approximation
 from pymc.variational.updates import get_or_compute_grads
 
 from pymc_vi_ext.approximations import natural_coordinates
+from pymc_vi_ext.schedules import half_cosine
 
 _BETA1, _EPSILON = 0.9, 1e-8
 # Gradients at the start of a fit can be thousands of times those near its end. Adam's usual .999
@@ -21,6 +22,12 @@ _BETA2 = 0.99
 # Part of the learning rate that is left at the last step: enough to go on exploring while the
 # average is taken.
 _FLOOR = 0.1
+
+
+def _positive(learning_rate: float) -> float:
+    if not learning_rate > 0:
+        raise ValueError(f"The learning rate must be positive, not {learning_rate!r}.")
+    return learning_rate
 
 
 class AnnealedAdam:
@@ -67,17 +74,14 @@ class AnnealedAdam:
     decays = True
 
     def __init__(self, learning_rate: float = 0.05, average: bool = True):
-        if not learning_rate > 0:
-            raise ValueError(f"The learning rate must be positive, not {learning_rate!r}.")
-        self.learning_rate = learning_rate
+        self.learning_rate = _positive(learning_rate)
         self.average = average
 
     def __call__(self, loss_or_grads: Any, params: Any) -> OrderedDict:
         """Return the updates of a step, as PyMC's optimizers do."""
         self._step = pytensor.shared(floatX(0.0), "annealing_step")
         self._horizon = pytensor.shared(floatX(1.0), "annealing_horizon")
-        done = pt.minimum(self._step / self._horizon, floatX(1.0))
-        cosine = floatX(0.5) * (floatX(1.0) + pt.cos(floatX(np.pi) * done))
+        cosine = half_cosine(self._step / self._horizon, pt)
         rate = floatX(self.learning_rate) * (floatX(_FLOOR) + floatX(1 - _FLOOR) * cosine)
         updates = pm.adam(loss_or_grads, params, learning_rate=rate, beta2=_BETA2)
         # 1 until half of the steps are done, when the average is the iterate itself.
@@ -147,9 +151,7 @@ class WhitenedAdam:
     """
 
     def __init__(self, approx: Approximation, learning_rate: float = 0.1):
-        if not learning_rate > 0:
-            raise ValueError(f"The learning rate must be positive, not {learning_rate!r}.")
-        self.learning_rate = learning_rate
+        self.learning_rate = _positive(learning_rate)
         self._approx = approx
         self._slow: dict = {}
 

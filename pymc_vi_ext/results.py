@@ -3,7 +3,7 @@
 import enum
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import arviz as az
@@ -124,10 +124,6 @@ class FitReport:
     seed: int | None
     versions: Mapping[str, str]
     starts: tuple[Start, ...] = ()
-
-    def of_starts(self, starts: tuple[Start, ...]) -> "FitReport":
-        """Return the report with what all starts reached."""
-        return replace(self, starts=starts)
 
     @property
     def converged(self) -> bool:

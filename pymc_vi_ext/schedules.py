@@ -170,7 +170,7 @@ def cosine(rate: float, steps: int, floor: float = 0.0) -> Schedule:
     _check_part(floor=floor)
 
     def formula(step: Any, xp: Any) -> Any:
-        return rate * (floor + (1 - floor) * _half_cosine(step / steps, xp))
+        return rate * (floor + (1 - floor) * half_cosine(step / steps, xp))
 
     return Schedule(formula, decays=True)
 
@@ -249,14 +249,14 @@ def one_cycle(
     _check_part(warmup=warmup, start=start, floor=floor)
 
     def formula(step: Any, xp: Any) -> Any:
-        up = 1 - (1 - start) * _half_cosine(step / (warmup * steps), xp)
-        down = floor + (1 - floor) * _half_cosine((step / steps - warmup) / (1 - warmup), xp)
+        up = 1 - (1 - start) * half_cosine(step / (warmup * steps), xp)
+        down = floor + (1 - floor) * half_cosine((step / steps - warmup) / (1 - warmup), xp)
         return peak * xp.where(step < warmup * steps, up, down)
 
     return Schedule(formula, decays=True)
 
 
-def _half_cosine(done: Any, xp: Any) -> Any:
+def half_cosine(done: Any, xp: Any) -> Any:
     """Fall from 1 at 0 to 0 at 1, and stay there."""
     return 0.5 * (1.0 + xp.cos(math.pi * xp.minimum(done, 1.0)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -83,7 +84,7 @@ def fit_several(
     point, inference.hist, report = fits[best]
     set_parameters(approx, point)
     approx.hist = inference.hist
-    approx.report = report.of_starts(compared)
+    approx.report = replace(report, starts=compared)
     return approx
 
 

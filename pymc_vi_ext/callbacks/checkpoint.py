@@ -112,7 +112,7 @@ class Saved:
     ----------
     path : Path
     header : mapping
-        ``step``, ``end``, ``backend``, ``seed``, ``options``, ``model`` and names of the rest.
+        ``step``, ``end``, ``backend``, ``floatX``, ``options``, ``model`` and names of the rest.
     arrays : mapping of str to array
     """
 
@@ -228,10 +228,9 @@ def describe_option(value: Any) -> Any:
 
     Plain values are themselves; PyMC's optimizers are a name and arguments.
     """
-    if isinstance(value, functools.partial) and value.func.__module__ == _UPDATES:
-        keywords = {k: describe_option(v) for k, v in value.keywords.items()}
-        if not value.args and _plain(keywords):
-            return {"optimizer": value.func.__name__, "arguments": keywords}
+    of_pymc = isinstance(value, functools.partial) and value.func.__module__ == _UPDATES
+    if of_pymc and not value.args and _plain(value.keywords):
+        return {"optimizer": value.func.__name__, "arguments": value.keywords}
     if _plain(value):
         return value
     return {"unsaved": repr(value)[:200]}

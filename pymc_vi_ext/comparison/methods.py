@@ -35,14 +35,15 @@ class NutsOptions:
     target_accept: float = _option(0.8, "Acceptance rate the step size is tuned to.", gt=0, lt=1)
 
 
+_CONVERGENCE = "What stops the fit before that; null: nothing, all steps are taken."
+
+
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
     """Options of a variational method."""
 
     n: int = _option(100_000, "Number of optimisation steps, at most.", ge=1)
-    convergence: Literal["default"] | None = _option(
-        "default", "What stops the fit before that; null: nothing, all steps are taken."
-    )
+    convergence: Literal["default"] | None = _option("default", _CONVERGENCE)
     learning_rate: float | None = _option(None, "First rate of the default optimizer.", gt=0)
     obj_n_mc: int | None = _option(None, "Draws a step for the gradient.", ge=1)
     backend: Literal["auto", "jax", "numba", "c"] = _option("auto", "What runs the steps.")
@@ -53,9 +54,7 @@ class SvgdOptions(FitOptions):
     """Options of Stein variational gradient descent."""
 
     n: int = _option(300, "Number of optimisation steps.", ge=1)
-    convergence: Literal["default"] | None = _option(
-        None, "What stops the fit before that; null: nothing, all steps are taken."
-    )
+    convergence: Literal["default"] | None = _option(None, _CONVERGENCE)
     n_particles: int = _option(1000, "Number of particles.", ge=2)
 
 

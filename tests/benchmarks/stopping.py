@@ -31,6 +31,7 @@ from scipy.optimize import minimize
 import pymc_vi_ext as vix
 
 from pymc_vi_ext.callbacks import CheckParametersConvergence
+from pymc_vi_ext.zoo.posteriordb.eight_schools import eight_schools_noncentered
 
 jax.config.update("jax_enable_x64", True)
 
@@ -85,14 +86,9 @@ def correlated() -> pm.Model:
 
 def eight_schools() -> pm.Model:
     """Eight schools, non-centered."""
-    effect = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
-    error = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
-    with pm.Model() as model:
-        mu = pm.Normal("mu", 0.0, 5.0)
-        tau = pm.HalfCauchy("tau", 5.0)
-        standardised = pm.Normal("standardised", 0.0, 1.0, shape=8)
-        pm.Normal("y", mu + tau * standardised, error, observed=effect)
-    return model
+    effects = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]
+    errors = [15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]
+    return eight_schools_noncentered({"J": 8, "y": effects, "sigma": errors})
 
 
 def raw_regression() -> pm.Model:

@@ -89,6 +89,7 @@ def test_every_method_goes_on(model, method, options, tmp_path):
     resumed = vix.resume(path, model, progressbar=False)
     assert resumed.report.steps == whole.report.steps
     np.testing.assert_array_equal(resumed.hist, whole.hist)
+    assert resumed.hist.shape == whole.hist.shape
     for a, b in zip(resumed.params, whole.params, strict=True):
         np.testing.assert_array_equal(a.get_value(), b.get_value())
 
@@ -160,6 +161,9 @@ def test_options_a_file_cannot_hold(model, tmp_path):
         vix.resume(path, model, progressbar=False)
     resumed = vix.resume(path, model, obj_optimizer=optimizer, progressbar=False)
     np.testing.assert_array_equal(resumed.hist, whole.hist)
+    described = checkpoint.describe_option(pm.adam(learning_rate=vix.schedules.constant(0.01)))
+    with pytest.raises(CheckpointError, match="learning_rate=<pymc_vi_ext"):
+        checkpoint.option("obj_optimizer", described)
     with pytest.raises(CheckpointError, match="started without n_particles"):
         vix.resume(path, model, obj_optimizer=optimizer, n_particles=3)
 
