@@ -21,15 +21,15 @@ from pymc_vi_ext.callbacks._parameters import flat_parameters, moments, set_para
 logger = logging.getLogger(__name__)
 
 # Steps between two looks, and over which the parameters are averaged inside the program.
-_EVERY = 50
+_EVERY = 25
 # Steps of a stage before its first check, and how much longer it is at each next one.
-_FIRST_CHECK, _GROWTH = 200, 1.25
+_FIRST_CHECK, _GROWTH = 150, 1.25
 # The rate of a stage over that of the one before.
 _RATE_RATIO = 1 / 3
 # Blocks kept of a stage; neighbours are joined beyond that.
 _MOST_BLOCKS = 512
 # Draws of a comparison of ELBOs: this part of the stage's steps, at least so many.
-_DRAWS_PART, _FEWEST_DRAWS = 1 / 16, 100
+_DRAWS_PART, _FEWEST_DRAWS = 1 / 4, 200
 # Without a loss: stages, and the change of moments that ends one.
 _MOMENT_STAGES, _MOMENT_TOLERANCE = 3, 0.02
 # How often a fit may begin anew at a smaller rate.
@@ -75,7 +75,7 @@ class StagedStop(Callback):
     Attributes
     ----------
     every : int
-        50: steps between two looks.
+        25: steps between two looks.
 
     References
     ----------

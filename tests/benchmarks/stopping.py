@@ -117,6 +117,8 @@ def models() -> dict[str, Callable[[], pm.Model]]:
     }
     if os.environ.get("POSTERIORDB"):
         for name in zoo.posteriordb.POSTERIORS:
+            if name == "eight_schools-eight_schools_noncentered":
+                continue  # one of the six models above
             found[name] = lambda name=name: zoo.posteriordb.build(name)
     return found
 
