@@ -3,6 +3,8 @@
 The public names load on first use, so that ``import pymc_vi_ext`` itself stays light.
 """
 
+import sys
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,10 @@ _EXPORTS = {
     "FitReport": "results",
     "FullRankADVI": "inference",
     "SVGD": "inference",
+    "StudentTADVI": "inference",
+    "MixtureADVI": "inference",
+    "LowRankADVI": "inference",
+    "FlowADVI": "inference",
     "StopReason": "results",
     "compare": "comparison",
     "fit": "fitting",
@@ -47,10 +53,20 @@ if TYPE_CHECKING:
     from pymc_vi_ext.inference import ADVI as ADVI
     from pymc_vi_ext.inference import ASVGD as ASVGD
     from pymc_vi_ext.inference import SVGD as SVGD
+    from pymc_vi_ext.inference import FlowADVI as FlowADVI
     from pymc_vi_ext.inference import FullRankADVI as FullRankADVI
+    from pymc_vi_ext.inference import LowRankADVI as LowRankADVI
+    from pymc_vi_ext.inference import MixtureADVI as MixtureADVI
+    from pymc_vi_ext.inference import StudentTADVI as StudentTADVI
     from pymc_vi_ext.results import FitReport as FitReport
     from pymc_vi_ext.results import StopReason as StopReason
     from pymc_vi_ext.results import to_datatree as to_datatree
+
+
+# `pm.Group(vfam="low_rank")` after the usual two imports; where PyMC comes later, the first use of
+# anything of the package registers the families.
+if "pymc" in sys.modules:
+    import_module(f"{__name__}.approximations")
 
 
 def __getattr__(name: str) -> Any:

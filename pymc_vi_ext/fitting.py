@@ -22,7 +22,7 @@ from pymc_vi_ext.callbacks.checkpoint import (
     read,
 )
 from pymc_vi_ext.errors import UnknownNameError
-from pymc_vi_ext.inference import METHODS
+from pymc_vi_ext.inference import METHODS, GroupedADVI
 from pymc_vi_ext.loop import Callback, fit_inference
 from pymc_vi_ext.starts import fit_several
 
@@ -43,6 +43,7 @@ def fit(
     obj_optimizer: Any = None,
     learning_rate: float | None = None,
     n_starts: int = 1,
+    groups: Mapping[str, Sequence[str]] | None = None,
     progressbar: bool = True,
     progressbar_theme: Any = default_progress_theme,
     score: bool = True,
@@ -56,7 +57,8 @@ def fit(
     n : int
         Number of steps, at most; exactly, with ``convergence=None``.
     method : str or pymc.Inference
-        ``"advi"``, ``"fullrank_advi"``, ``"svgd"``, ``"asvgd"`` in any case, or an inference
+        ``"advi"``, ``"fullrank_advi"``, ``"lowrank_advi"``, ``"studentt_advi"``,
+        ``"mixture_advi"``, ``"flow_advi"``, ``"svgd"``, ``"asvgd"`` in any case, or an inference
         object, PyMC's own (a ``KLqp`` over groups, say) included.
     model : pymc.Model, optional
         By default the one on the context.
@@ -76,7 +78,7 @@ def fit(
         ``raise StopIteration(reason)`` ends the fit.
     convergence : {"default", None}
         "default" ends the fit where averages of the iterates, at falling learning rates, have the
-        same ELBO within .02 nat or so (:class:`pymc_vi_ext.callbacks.StagedStop`), warns
+        same ELBO within .015 nat or so (:class:`pymc_vi_ext.callbacks.StagedStop`), warns
         where `n` steps do not suffice for that, and gives the average as result. With None the
         fit takes exactly `n` steps. In both cases a callback may end it earlier.
     obj_n_mc : int, optional
@@ -91,6 +93,9 @@ def fit(
     n_starts : int
         Fits from so many starts, with one compiled program, keeps that of the highest ELBO and
         reports all: ``approx.report.starts``. Modes far apart need it.
+    groups : mapping of str to sequence of str, optional
+        A family for each block of variables, by name: ``{"full_rank": ["mu", "tau"],
+        "mean_field": ["theta"]}``, in place of the one that ``method="advi"`` has.
     progressbar : bool
         Whether to show loss, steps per second, time left and what the stopping rules measure.
     progressbar_theme : rich.theme.Theme, optional
@@ -137,7 +142,7 @@ def fit(
     >>> round(float(approx.mean.eval()[0]), 1), round(float(approx.std.eval()[0]), 1)
     (0.8, 0.5)
     """
-    inference = _inference(method, model, random_seed, start, start_sigma, inf_kwargs)
+    inference = _inference(method, model, random_seed, start, start_sigma, inf_kwargs, groups)
     if obj_n_mc is not None and not obj_n_mc >= 1:
         raise ValueError(f"`obj_n_mc` counts draws a step, at least 1, not {obj_n_mc!r}.")
     # All that makes the steps what they are: a checkpoint keeps it.
@@ -145,6 +150,7 @@ def fit(
         "method": method,
         "random_seed": random_seed,
         "inf_kwargs": inf_kwargs,
+        "groups": groups,
         "backend": backend,
         "convergence": convergence,
         "obj_n_mc": obj_n_mc,
@@ -168,7 +174,7 @@ def _run(
     progressbar_theme: Any,
     saved: Saved | None = None,
 ) -> Approximation:
-    own = {"method", "random_seed", "inf_kwargs", "score", "obj_n_mc"}
+    own = {"method", "random_seed", "inf_kwargs", "groups", "score", "obj_n_mc"}
     keywords = {name: value for name, value in options.items() if name not in own}
     if options["obj_n_mc"] is not None:
         keywords["obj_n_mc"] = options["obj_n_mc"]
@@ -253,6 +259,7 @@ def resume(
         None,
         None,
         None if "method" in options else all_options["inf_kwargs"],
+        all_options["groups"],
     )
     saved.refuse_another(inference.approx)
     left = saved.header["end"] - saved.header["step"]
@@ -266,8 +273,9 @@ def _inference(
     start: Mapping[str, Any] | None,
     start_sigma: Mapping[str, Any] | None,
     inf_kwargs: Mapping[str, Any] | None,
+    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> Inference:
-    given = {"start": start, "start_sigma": start_sigma, **(inf_kwargs or {})}
+    given = {"start": start, "start_sigma": start_sigma, "groups": groups, **(inf_kwargs or {})}
     given = {name: value for name, value in given.items() if value is not None}
     if isinstance(method, Inference):
         if given:
@@ -285,4 +293,11 @@ def _inference(
         raise UnknownNameError("method", method, METHODS)
     if start_sigma is not None and name != "advi":
         raise NotImplementedError('`start_sigma` is for method "advi" only.')
+    if groups is not None:
+        if name != "advi":
+            raise ValueError(
+                f'`groups` gives each block of variables a family of ADVI\'s: use method="advi", '
+                f"not {method!r}."
+            )
+        return GroupedADVI(model=model, random_seed=random_seed, **given)
     return METHODS[name](model=model, random_seed=random_seed, **given)

@@ -172,10 +172,10 @@ class WhitenedAdam:
         variance_bias = floatX(1.0) - floatX(_BETA2) ** now
         before_bias = floatX(1.0) - floatX(_BETA2) ** pt.maximum(step, floatX(1.0))
 
-        def direction(gradient: Any, parameter: Any) -> Any:
+        def direction(gradient: Any, shape: tuple[int, ...]) -> Any:
             """Return Adam's step for `gradient`; its moments join the updates."""
-            first = pytensor.shared(parameter.get_value() * 0, f"{parameter.name}_first_moment")
-            second = pytensor.shared(parameter.get_value() * 0, f"{parameter.name}_second_moment")
+            first = pytensor.shared(floatX(np.zeros(shape)), "first_moment")
+            second = pytensor.shared(floatX(np.zeros(shape)), "second_moment")
             gradient = pt.switch(finite, gradient, floatX(0.0))
             # Adam would remember an outlier for thousands of steps, and hardly move.
             limit = pt.switch(step > 0, floatX(_CLIP) * pt.sqrt(second / before_bias), np.inf)
@@ -189,7 +189,7 @@ class WhitenedAdam:
             if not all(parameter in gradients for parameter in own):
                 continue
             natural = coordinates.gradients([gradients.pop(parameter) for parameter in own])
-            steps = [direction(g, p) for g, p in zip(natural, own, strict=True)]
+            steps = [direction(g, s) for g, s in zip(natural, coordinates.shapes, strict=True)]
             travels = []
             for location in coordinates.locations:
                 slow = pytensor.shared(location.get_value(), f"{location.name}_slow")
@@ -198,5 +198,6 @@ class WhitenedAdam:
                 travels.append(location - slow)
             updates |= dict(zip(own, coordinates.moved(steps, travels), strict=True))
         for parameter, gradient in gradients.items():
-            updates[parameter] = parameter + direction(gradient, parameter)
+            step_there = direction(gradient, parameter.get_value(borrow=True).shape)
+            updates[parameter] = parameter + step_there
         return updates

@@ -16,6 +16,14 @@ from pymc.variational.opvi import Approximation, Group
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.tensor.linalg import solve_triangular
 
+from pymc_vi_ext.approximations.flow import FlowGroup
+from pymc_vi_ext.approximations.low_rank import LowRankGroup
+from pymc_vi_ext.approximations.mixture import FullRankMixtureGroup, MixtureGroup
+from pymc_vi_ext.approximations.student_t import FullRankStudentTGroup, StudentTGroup
+
+# A step of .1 in units of a standard deviation is one of .001 in a weight of a network.
+_NETWORK_UNIT = 0.01
+
 Tensors = Sequence[pt.TensorVariable]
 
 
@@ -39,6 +47,11 @@ class Coordinates:
         self.group = group
         self.parameters: list[SharedVariable] = list(group.params_dict.values())
 
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the steps: of the parameters, unless there are more coordinates than these."""
+        return [parameter.get_value(borrow=True).shape for parameter in self.parameters]
+
     def gradients(self, gradients: Tensors) -> list[pt.TensorVariable]:
         """Change gradients with respect to `parameters` to these coordinates."""
         return list(gradients)
@@ -49,7 +62,7 @@ class Coordinates:
         Parameters
         ----------
         steps : sequence of tensor
-            One per parameter.
+            Of the shapes in `shapes`.
         travels : sequence of tensor
             Per location, how far it has come of late, in its own units. A mean that travels
             far is moved by more than its standard deviation allows: far from the optimum that
@@ -61,7 +74,7 @@ class Coordinates:
 class MeanFieldCoordinates(Coordinates):
     r"""Means in standard deviations, and logarithms of standard deviations."""
 
-    def __init__(self, group: MeanFieldGroup):
+    def __init__(self, group: Group):
         super().__init__(group)
         self._mu, self._rho = group.params_dict["mu"], group.params_dict["rho"]
         self.parameters = [self._mu, self._rho]
@@ -82,41 +95,96 @@ class MeanFieldCoordinates(Coordinates):
 class FullRankCoordinates(Coordinates):
     r"""Means :math:`\mu + L a` and factors :math:`L (I + B)`, `B` lower triangular.
 
-    The diagonal of :math:`I + B` is :math:`e^{B_{ii}}`, so that it stays positive.
+    The diagonal of :math:`I + B` is :math:`e^{B_{ii}}`, so that it stays positive. A mixture's
+    components have theirs side by side, on the first axis.
     """
 
-    def __init__(self, group: FullRankGroup):
+    def __init__(self, group: Group):
         super().__init__(group)
         self._mu, self._packed = group.params_dict["mu"], group.params_dict["L_tril"]
         self.parameters = [self._mu, self._packed]
         self.locations = (self._mu,)
-        self._rows, self._columns = group.tril_indices
+        self._rows, self._columns = np.tril_indices(group.ddim)
         self._on_diagonal = self._rows == self._columns
         self._L = group.L
 
     def _unpacked(self, packed: pt.TensorVariable) -> pt.TensorVariable:
-        d = self.group.ddim
-        return pt.set_subtensor(pt.zeros((d, d))[self._rows, self._columns], packed)
+        return pt.set_subtensor(pt.zeros_like(self._L)[..., self._rows, self._columns], packed)
 
     def gradients(self, gradients: Tensors) -> list[pt.TensorVariable]:
         """Multiply by the factor's transpose."""
         mu, packed = gradients
         # PyMC keeps the diagonal through a softplus.
         slope = pt.switch(self._on_diagonal, pt.sigmoid(self._packed), 1.0)
-        relative = self._L.T.dot(self._unpacked(packed / slope))
-        return [self._L.T.dot(mu), relative[self._rows, self._columns]]
+        transposed = pt.swapaxes(self._L, -1, -2)
+        relative = pt.matmul(transposed, self._unpacked(packed / slope))
+        return [_product(transposed, mu), relative[..., self._rows, self._columns]]
 
     def moved(self, steps: Tensors, travels: Tensors) -> list[pt.TensorVariable]:
         """Return means and packed factor after `steps`."""
         # In the coordinates of the means; the travel is in those of the model.
-        travel = solve_triangular(self._L, travels[0], lower=True)
-        mu = self._mu + self._L.dot(steps[0] * pt.sqrt(1 + travel**2))
+        travel = solve_triangular(self._L, travels[0], lower=True, b_ndim=1)
+        mu = self._mu + _product(self._L, steps[0] * pt.sqrt(1 + travel**2))
         # A random triangular matrix of d (d + 1) / 2 entries has a norm that grows with sqrt(d).
         relative = steps[1] / np.sqrt((self.group.ddim + 1) / 2)
         relative = pt.switch(self._on_diagonal, pt.exp(relative), relative)
-        factor = self._L.dot(self._unpacked(relative))[self._rows, self._columns]
+        factor = pt.matmul(self._L, self._unpacked(relative))[..., self._rows, self._columns]
         diagonal = _softplus_inverse(pt.switch(self._on_diagonal, factor, 1.0))
         return [mu, pt.switch(self._on_diagonal, diagonal, factor)]
+
+
+class LowRankCoordinates(Coordinates):
+    r"""Means :math:`\mu + \sigma a + W b`, factors :math:`W + \sigma A`, and logarithms of sigma.
+
+    The columns of `W` are directions of their own: along them the posterior may be far longer than
+    :math:`\sigma` says.
+    """
+
+    def __init__(self, group: Group):
+        super().__init__(group)
+        names = ("mu", "rho", "W")
+        self.parameters = [group.params_dict[name] for name in names]
+        self._mu, self._rho, self._factors = self.parameters
+        self.locations = (self._mu,)
+        self._sigma = pt.softplus(self._rho)
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """One more than the parameters: the means move along `W` too."""
+        d, rank = self._factors.get_value(borrow=True).shape
+        return [(d,), (rank,), (d,), (d, rank)]
+
+    def gradients(self, gradients: Tensors) -> list[pt.TensorVariable]:
+        """Gradients along the coordinates, the factors, and of the two kinds of scales."""
+        mu, rho, factors = gradients
+        return [
+            self._sigma * mu,
+            self._factors.T.dot(mu),
+            self._sigma / pt.sigmoid(self._rho) * rho,
+            self._sigma[:, None] * factors,
+        ]
+
+    def moved(self, steps: Tensors, travels: Tensors) -> list[pt.TensorVariable]:
+        """Return means, ``rho`` and factors after `steps`."""
+        unit = pt.sqrt(self._sigma**2 + travels[0] ** 2)
+        return [
+            self._mu + unit * steps[0] + self._factors.dot(steps[1]),
+            _softplus_inverse(self._sigma * pt.exp(steps[2])),
+            # As many entries move together as in a column of a full factor.
+            self._factors + self._sigma[:, None] * steps[3] / np.sqrt((self.group.ddim + 1) / 2),
+        ]
+
+
+class NetworkCoordinates(Coordinates):
+    """Weights of a flow's networks, in a unit of their own."""
+
+    def __init__(self, group: Group):
+        super().__init__(group)
+        self.parameters = [group.params_dict["weights"]]
+
+    def moved(self, steps: Tensors, travels: Tensors) -> list[pt.TensorVariable]:
+        """Return the weights after `steps`."""
+        return [self.parameters[0] + _NETWORK_UNIT * steps[0]]
 
 
 class ParticleCoordinates(Coordinates):
@@ -140,13 +208,28 @@ def _softplus_inverse(x: pt.TensorVariable) -> pt.TensorVariable:
     return x + pt.log(-pt.expm1(-x))
 
 
-_COORDINATES = {
-    MeanFieldGroup: MeanFieldCoordinates,
-    FullRankGroup: FullRankCoordinates,
-    EmpiricalGroup: ParticleCoordinates,
+def _product(matrix: pt.TensorVariable, vector: pt.TensorVariable) -> pt.TensorVariable:
+    return pt.matmul(matrix, vector[..., None])[..., 0]
+
+
+# Parameters that none of a group's coordinates name are taken as they are.
+_COORDINATES: dict[type[Group], tuple[type[Coordinates], ...]] = {
+    MeanFieldGroup: (MeanFieldCoordinates,),
+    FullRankGroup: (FullRankCoordinates,),
+    EmpiricalGroup: (ParticleCoordinates,),
+    LowRankGroup: (LowRankCoordinates,),
+    StudentTGroup: (MeanFieldCoordinates,),
+    FullRankStudentTGroup: (FullRankCoordinates,),
+    MixtureGroup: (MeanFieldCoordinates,),
+    FullRankMixtureGroup: (FullRankCoordinates,),
+    FlowGroup: (FullRankCoordinates, NetworkCoordinates),
 }
 
 
 def natural_coordinates(approx: Approximation) -> list[Coordinates]:
     """Return the coordinates of each group of `approx`."""
-    return [_COORDINATES.get(type(group), Coordinates)(group) for group in approx.groups]
+    return [
+        coordinates(group)
+        for group in approx.groups
+        for coordinates in _COORDINATES.get(type(group), (Coordinates,))
+    ]

@@ -8,6 +8,8 @@ import numpy as np
 
 from pymc.variational.opvi import Approximation
 
+from pymc_vi_ext.approximations._base import Family, log_sd_of_factor
+
 
 def flat_parameters(approx: Approximation) -> np.ndarray:
     """Return a copy of all variational parameters, one after the other, of shape (size,)."""
@@ -60,25 +62,18 @@ def moments(approx: Approximation, flat: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _group_moments(group: Any, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    if {"mu", "rho"} <= values.keys():
+    if isinstance(group, Family):
+        return group.moments(values)
+    if values.keys() == {"mu", "rho"}:
         return values["mu"], np.log(np.logaddexp(0.0, values["rho"]))
-    if {"mu", "L_tril"} <= values.keys():
-        return values["mu"], _log_sd_of_factor(values["L_tril"], group.ddim)
+    if values.keys() == {"mu", "L_tril"}:
+        return values["mu"], log_sd_of_factor(values["L_tril"], group.ddim)
     if "histogram" in values:
         particles = values["histogram"]
         with np.errstate(divide="ignore"):  # a single particle has no spread
             return particles.mean(axis=-2), np.log(particles.std(axis=-2))
     raise TypeError(
         f"{type(group).__name__} has the parameters {', '.join(values) or '(none)'}: means and "
-        "standard deviations are known of groups with `mu` and `rho`, `mu` and `L_tril`, or a "
-        "`histogram`."
+        "standard deviations are known of the package's families, and of groups with `mu` and "
+        "`rho`, `mu` and `L_tril`, or a `histogram`."
     )
-
-
-def _log_sd_of_factor(tril: np.ndarray, d: int) -> np.ndarray:
-    """Return half the log of the diagonal of L L', row by row; PyMC stores L's without softplus."""
-    rows = np.arange(d)
-    starts = rows * (rows + 1) // 2
-    factor = tril.copy()
-    factor[..., starts + rows] = np.logaddexp(0.0, factor[..., starts + rows])
-    return 0.5 * np.log(np.add.reduceat(factor**2, starts, axis=-1))

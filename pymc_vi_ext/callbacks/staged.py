@@ -30,6 +30,8 @@ _RATE_RATIO = 1 / 3
 _MOST_BLOCKS = 512
 # Draws of a comparison of ELBOs: this part of the stage's steps, at least so many.
 _DRAWS_PART, _FEWEST_DRAWS = 1 / 4, 200
+# A stage that gains less than so many tolerances is the last.
+_LEAST_GAIN = 2.5
 # Without a loss: stages, and the change of moments that ends one.
 _MOMENT_STAGES, _MOMENT_TOLERANCE = 3, 0.02
 # How often a fit may begin anew at a smaller rate.
@@ -104,7 +106,7 @@ class StagedStop(Callback):
         *("restarts", "start", "first_losses"),
     )
 
-    def __init__(self, tolerance: float = 0.02):
+    def __init__(self, tolerance: float = 0.015):
         self.tolerance = positive("tolerance", tolerance)
         self._sums: dict[SharedVariable, SharedVariable] = {}
         super().__init__(_EVERY)
@@ -300,7 +302,7 @@ class StagedStop(Callback):
         else:
             if self._best is not None:
                 gain, error = self._gain
-                if gain < 2.5 * self.tolerance:
+                if gain < _LEAST_GAIN * self.tolerance:
                     set_parameters(approx, both if gain > -error else self._best)
                     raise StopIteration(
                         f"at {float(rate.get_value()):.2g} of the first learning rate the average "

@@ -58,6 +58,39 @@ class SvgdOptions(FitOptions):
     n_particles: int = _option(1000, "Number of particles.", ge=2)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LowRankOptions(FitOptions):
+    """Options of ADVI with a covariance of low rank plus diagonal."""
+
+    rank: int | None = _option(None, "Rank: 5, or the dimension where that is less.", ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentTOptions(FitOptions):
+    """Options of ADVI with a Student-t."""
+
+    df: float = _option(10.0, "Degrees of freedom at the start.", gt=2)
+    full_rank: bool = _option(True, "Multivariate, or independent variables.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureOptions(FitOptions):
+    """Options of ADVI with a mixture of Gaussians."""
+
+    K: int = _option(2, "Number of components.", ge=1)
+    full_rank: bool = _option(False, "Components of full covariance, or of diagonal.")
+    spread: float = _option(1.0, "Scatter of the components at the start.", gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowOptions(FitOptions):
+    """Options of ADVI with a normalizing flow."""
+
+    kind: Literal["spline", "affine", "planar"] = _option("spline", "Kind of the layers.")
+    couplings: int = _option(6, "Number of layers.", ge=1)
+    width: int = _option(32, "Width of the hidden layers.", ge=1)
+
+
 class Run(Protocol):
     """Function that runs a method and returns the fields of a MethodResult that it knows."""
 
@@ -193,9 +226,11 @@ def _run_fit(
         name,
         model,
         random_seed=seed,
-        inf_kwargs=(
-            {"n_particles": options.n_particles} if isinstance(options, SvgdOptions) else None
-        ),
+        inf_kwargs={
+            option.name: getattr(options, option.name)
+            for option in dataclasses.fields(options)
+            if option.name not in _FIT_OPTIONS
+        },
         backend=options.backend,
         obj_n_mc=options.obj_n_mc,
         convergence=options.convergence,
@@ -218,12 +253,19 @@ def _run_fit(
     }
 
 
+# The others are for the constructor of the method.
+_FIT_OPTIONS = {option.name for option in dataclasses.fields(FitOptions)}
+
 METHODS: dict[str, Method] = {
     "nuts": Method(NutsOptions, _run_nuts),
     "advi": Method(FitOptions, _run_fit),
     "fullrank_advi": Method(FitOptions, _run_fit),
     "svgd": Method(SvgdOptions, _run_fit),
     "asvgd": Method(FitOptions, _run_fit),
+    "lowrank_advi": Method(LowRankOptions, _run_fit),
+    "studentt_advi": Method(StudentTOptions, _run_fit),
+    "mixture_advi": Method(MixtureOptions, _run_fit),
+    "flow_advi": Method(FlowOptions, _run_fit),
 }
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.fg import FunctionGraph
-from pytensor.graph.op import Op
+from pytensor.graph.op import HasInnerGraph, Op
 from pytensor.graph.replace import clone_replace
 from pytensor.graph.rewriting.basic import dfs_rewriter, node_rewriter
+from pytensor.graph.traversal import toposort
 from pytensor.link.jax.dispatch import jax_funcify, jax_typify
 from pytensor.link.utils import fgraph_to_python
 from pytensor.tensor.elemwise import DimShuffle
@@ -26,6 +27,10 @@ from pymc_vi_ext.engine.program import StepProgram
 
 # Larger constants become arguments: XLA folds what it finds inside a program, at compile time.
 _LARGEST_CONSTANT = 4_096  # bytes
+
+
+# They look through a whole graph at every product, for diagonal matrices and selections.
+_SLOW_REWRITES = ("dot_diag_to_elemwise", "selection_dot_to_indexing")
 
 
 class UnsupportedOpError(NotImplementedError):
@@ -77,9 +82,9 @@ def jax_step(program: StepProgram) -> JaxStep:
     inputs = {v: _static_input(v) for v in [*program.state, *arrays]}
     values = {v: v.type.constant_type(v.type, v.get_value()) for v in static}
     outputs = clone_replace(program.outputs, replace=inputs | values, rebuild_strict=False)
-    graph = FunctionGraph(list(inputs.values()), outputs, clone=True)
+    graph = FunctionGraph(list(inputs.values()), _with_static_shapes(outputs), clone=True)
     drop_sure_conditions(graph)
-    program.mode("JAX").optimizer.rewrite(graph)
+    program.mode("JAX").excluding(*_SLOW_REWRITES).optimizer.rewrite(graph)
     dfs_rewriter(_row_products).rewrite(graph)
     constants = _constants_to_inputs(graph)
     function = fgraph_to_python(graph, _funcify, type_conversion_fn=_constant)
@@ -136,6 +141,25 @@ def _static_input(variable: SharedVariable) -> Variable:
         return variable.type(name=variable.name)
     shape = np.shape(variable.get_value(borrow=True))
     return variable.type.clone(shape=shape)(name=variable.name)
+
+
+def _with_static_shapes(outputs: list[Variable]) -> list[Variable]:
+    """Make every node anew, so that it knows the shapes which its inputs have by now.
+
+    PyMC replaces a matrix of any shape by draws of known shape, and what was made from it keeps
+    the shapes unknown. PyTensor then spends most of its time on symbolic shapes.
+    """
+    new: dict[Variable, Variable] = {}
+    for node in toposort(outputs):
+        given = [new.get(v, v) for v in node.inputs]
+        if isinstance(node.op, HasInnerGraph):
+            made = node.clone_with_new_inputs(given, strict=False)
+        else:
+            made = node.op.make_node(*given)
+        for old, fresh in zip(node.outputs, made.outputs, strict=True):
+            fresh.name, fresh.tag = old.name, old.tag
+            new[old] = fresh
+    return [new.get(v, v) for v in outputs]
 
 
 @node_rewriter([Dot])

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytensor.tensor as pt
 
+# Registers the rewrites that `batchable` asks for; they cannot be registered after that.
+import pytensor.xtensor  # noqa: F401
+
 from pymc.variational.opvi import Approximation, ObjectiveFunction
 from pytensor.compile.ops import ViewOp
 from pytensor.compile.rewriting import inline_ofg_node
@@ -31,7 +34,7 @@ class _VectorizedSampling:
         outputs = list(flat) if isinstance(flat, Sequence) else [flat]
         batched = dict(zip(self.inputs, self.symbolic_randoms, strict=True))  # type: ignore[attr-defined]
         try:
-            result = vectorize_graph(_batchable(outputs), batched)
+            result = vectorize_graph(batchable(outputs), batched)
         except NotImplementedError:
             # An Op without a batched form (a Scan inside the model): PyMC's own loop over draws.
             return super().symbolic_sample_over_posterior(node, more_replacements)  # type: ignore[misc]
@@ -64,7 +67,7 @@ def _unwrap(fgraph: Any, node: Apply) -> list[Variable]:
     return list(node.inputs) if isinstance(node.op, ViewOp) else inline_ofg_node(node)
 
 
-def _batchable(outputs: list[Variable]) -> list[Variable]:
+def batchable(outputs: list[Variable]) -> list[Variable]:
     """Write `outputs` in operations that have a batched form.
 
     Labelled operations (``pymc.dims``) become plain ones. Operations that stand for a graph of

@@ -1,14 +1,36 @@
 """Variational methods, each a PyMC ``Inference``, and the table of their names."""
 
 from pymc_vi_ext.inference.advi import ADVI, FullRankADVI
+from pymc_vi_ext.inference.families import (
+    FlowADVI,
+    GroupedADVI,
+    LowRankADVI,
+    MixtureADVI,
+    StudentTADVI,
+)
 from pymc_vi_ext.inference.stein import ASVGD, SVGD
 
 METHODS = {
     "advi": ADVI,
     "asvgd": ASVGD,
+    "flow_advi": FlowADVI,
     "fullrank_advi": FullRankADVI,
+    "lowrank_advi": LowRankADVI,
+    "mixture_advi": MixtureADVI,
+    "studentt_advi": StudentTADVI,
     "svgd": SVGD,
 }
 """Name for :func:`pymc_vi_ext.fit` -> class."""
 
-__all__ = ["ADVI", "ASVGD", "METHODS", "SVGD", "FullRankADVI"]
+__all__ = [
+    "ADVI",
+    "ASVGD",
+    "METHODS",
+    "SVGD",
+    "FlowADVI",
+    "FullRankADVI",
+    "GroupedADVI",
+    "LowRankADVI",
+    "MixtureADVI",
+    "StudentTADVI",
+]

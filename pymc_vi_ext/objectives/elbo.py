@@ -1,14 +1,19 @@
 """The negative ELBO, with the gradient that has the least noise near the optimum."""
 
+import math
+
 from typing import Any
 
 import pytensor.tensor as pt
 
 from pymc.variational.approximations import FullRankGroup, MeanFieldGroup
 from pymc.variational.operators import KL
-from pymc.variational.opvi import Group
+from pymc.variational.opvi import Approximation, Group
 from pytensor.gradient import disconnected_grad
+from pytensor.graph.replace import graph_replace
 from pytensor.tensor.linalg import solve_triangular
+
+from pymc_vi_ext.approximations import Family, FullRankMixtureGroup, LowRankGroup, MixtureGroup
 
 
 class PathELBO(KL):
@@ -19,7 +24,12 @@ class PathELBO(KL):
     at fixed :math:`z`, whose expectation is 0. Dropping the score leaves the gradient unbiased,
     and without any noise where :math:`q` equals the posterior. The value, the loss, is PyMC's.
 
-    Gaussian groups, mean field and full rank, get this gradient; other groups keep PyMC's.
+    PyMC's Gaussian groups and the package's families get this gradient; flows, whose density at a
+    given point would need their inverse, and other groups keep PyMC's.
+
+    A mixture's draws are stratified: each draw of the noise is made once for each component, and
+    the losses are averaged with the weights, whose gradient is then exact but for the noise of the
+    components' own draws. `obj_n_mc` counts draws of each component.
 
     References
     ----------
@@ -30,16 +40,50 @@ class PathELBO(KL):
     def apply(self, f: Any) -> pt.TensorVariable:
         """Return the loss, in nats, divided as PyMC divides it."""
         approx = self.approx
+        if stratified(approx):
+            logq = sum(_path_logq(group) for group in approx.groups)
+            prior, data = approx.sized_symbolic_varlogp, approx.sized_symbolic_datalogp
+            losses = -data + self.beta * (logq - prior)
+            return _stratified_mean(losses, approx) / approx.symbolic_normalizing_constant
         logq = sum(_path_logq(group).mean(0) for group in approx.groups)
         logq = logq / approx.symbolic_normalizing_constant
         return -self.datalogp_norm + self.beta * (logq - self.varlogp_norm)
 
 
+def stratified(approx: Approximation) -> list[Group]:
+    """Return the groups of `approx` that are mixtures."""
+    return [g for g in approx.groups if isinstance(g, MixtureGroup | FullRankMixtureGroup)]
+
+
+def _stratified_mean(losses: pt.TensorVariable, approx: Approximation) -> pt.TensorVariable:
+    """Return the mean of `losses`, (draws,), over draws and components."""
+    mixtures = stratified(approx)
+    strata = math.prod(group.K for group in mixtures)
+    weights = math.prod(group.K * group.weights[group.component] for group in mixtures)
+    mean = pt.mean(weights * losses)
+    noise = {}
+    for group in approx.groups:
+        initial = group.symbolic_initial
+        rows = pt.repeat(initial[:, None, :], strata, axis=1)
+        noise[initial] = rows.reshape((-1, initial.shape[1]))
+    # Of the rows of the noise once that is repeated, by the second replacement.
+    index = pt.arange(mixtures[0].symbolic_initial.shape[0])
+    components = {}
+    for group in mixtures:
+        components[group.component] = index % group.K
+        index = index // group.K
+    mean = graph_replace(mean, components, strict=False)
+    return graph_replace(mean, noise, strict=False)
+
+
 def _path_logq(group: Group) -> pt.TensorVariable:
     """Return log q of the group's draws, (draws,), with the gradient through the draws alone."""
+    draws = group.symbolic_random
+    if isinstance(group, Family) and group.has_density and not isinstance(group, LowRankGroup):
+        fixed = {name: disconnected_grad(p) for name, p in group.params_dict.items()}
+        return group.log_density(draws, fixed)
     if type(group) not in _DENSITY_GRADIENTS:
         return group.symbolic_logq
-    draws = group.symbolic_random
     gradient = disconnected_grad(_DENSITY_GRADIENTS[type(group)](group))
     # The second term is 0; it carries the gradient.
     path = pt.sum((draws - disconnected_grad(draws)) * gradient, axis=-1)
@@ -58,4 +102,6 @@ def _full_rank_gradient(group: Group) -> pt.TensorVariable:
 _DENSITY_GRADIENTS = {
     MeanFieldGroup: _mean_field_gradient,
     FullRankGroup: _full_rank_gradient,
+    # Autodiff would go back through the Cholesky factor for a gradient that is dropped.
+    LowRankGroup: LowRankGroup.density_gradient,
 }

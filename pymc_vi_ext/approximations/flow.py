@@ -1,0 +1,319 @@
+"""Normalizing flows: invertible maps of a Gaussian, made of simple layers."""
+
+from __future__ import annotations
+
+import logging
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+
+from pymc.pytensorf import floatX
+from pymc.variational.opvi import Group, ParametrizationError, node_property
+
+from pymc_vi_ext.approximations._base import (
+    Family,
+    at_least,
+    normal_log_density,
+    packed_identity,
+    unpacked,
+)
+
+logger = logging.getLogger(__name__)
+
+# Spline: bins, and the interval [-b, b] outside of which it is the identity.
+_BINS, _BOUND = 6, 5.0
+_LEAST_BIN, _LEAST_SLOPE = 1e-3, 1e-3
+# Log scales of an affine coupling stay within this of 0.
+_MOST_LOG_SCALE = 2.0
+# Draws behind `mean`, `cov` and `std`, which have no closed form.
+_MOMENT_DRAWS = 2_000
+
+# x (draws, m), raw numbers (draws, m, k) -> y (draws, m), log |dy/dx| (draws, m)
+Transform = Callable[[pt.TensorVariable, pt.TensorVariable], tuple]
+
+
+def affine(x: pt.TensorVariable, raw: pt.TensorVariable) -> tuple:
+    r""":math:`y = x e^s + t` (Dinh et al., 2017)."""
+    log_scale = _MOST_LOG_SCALE * pt.tanh(raw[..., 0] / _MOST_LOG_SCALE)
+    return x * pt.exp(log_scale) + raw[..., 1], log_scale + pt.zeros_like(x)
+
+
+def spline(x: pt.TensorVariable, raw: pt.TensorVariable) -> tuple:
+    """Monotone rational-quadratic spline with identity tails (Durkan et al., 2019)."""
+
+    def knots(logits: pt.TensorVariable) -> tuple:
+        parts = _LEAST_BIN + (1 - _BINS * _LEAST_BIN) * pt.special.softmax(logits, axis=-1)
+        sizes = 2 * _BOUND * parts
+        return sizes, pt.cumsum(sizes, axis=-1) - sizes - _BOUND
+
+    widths, left = knots(raw[..., :_BINS])
+    heights, low = knots(raw[..., _BINS : 2 * _BINS])
+    # 0 is slope 1, everywhere.
+    shift = float(np.log(np.expm1(1 - _LEAST_SLOPE)))
+    slopes = _LEAST_SLOPE + pt.softplus(raw[..., 2 * _BINS :] + shift)
+    ends = pt.ones_like(slopes[..., :1])
+    before = pt.concatenate([ends, slopes], axis=-1)
+    after = pt.concatenate([slopes, ends], axis=-1)
+    inside = pt.abs(x) < _BOUND
+    at = pt.clip(x, -_BOUND + 1e-6, _BOUND - 1e-6)[..., None]
+    # Of the numbers of all bins those of the draw's own: a sum over bins, where all others are 0.
+    mine = pt.and_(at >= left, at < left + widths)
+    bins = pt.stack([left, widths, low, heights, before, after], axis=-2)
+    own = pt.sum(pt.switch(mine[..., None, :], bins, 0.0), axis=-1)
+    x0, width, y0, height, d0, d1 = (own[..., i] for i in range(6))
+    slope = height / width
+    t = (at[..., 0] - x0) / width
+    mixed = t * (1 - t)
+    below = slope + (d0 + d1 - 2 * slope) * mixed
+    y = y0 + height * (slope * t**2 + d0 * mixed) / below
+    numerator = d1 * t**2 + 2 * slope * mixed + d0 * (1 - t) ** 2
+    log_slope = 2 * pt.log(slope) + pt.log(numerator) - 2 * pt.log(below)
+    return pt.switch(inside, y, x), pt.switch(inside, log_slope, 0.0)
+
+
+# transform and numbers it takes for each variable
+_COUPLINGS: dict[str, tuple[Transform, int]] = {
+    "affine": (affine, 2),
+    "spline": (spline, 3 * _BINS - 1),
+}
+KINDS = (*_COUPLINGS, "planar")
+
+
+@Group.register
+class FlowGroup(Family):
+    r"""Normalizing flow on top of a Gaussian of full rank.
+
+    A draw is :math:`\mu + L\, g(\epsilon)` where `g` is a chain of couplings: each leaves half of
+    the variables as they are and moves every other one by a monotone function, whose shape a
+    small network of two hidden layers computes from the first half. At the start `g` is the
+    identity and the family the full-rank Gaussian.
+
+    Parameters
+    ----------
+    kind : {"spline", "affine", "planar"}
+        Rational-quadratic splines (the most flexible), RealNVP's affine couplings, or planar
+        layers :math:`x + u \tanh(w^T x + b)` (the smallest).
+    couplings : int
+        Number of layers.
+    width : int
+        Of the hidden layers; planar ones have none.
+
+    Notes
+    -----
+    In one dimension no half is left to compute the other from: the flow is one spline, and says
+    so in the log.
+
+    Raises
+    ------
+    ParametrizationError
+        If `kind` is unknown, or a size no whole number from 1.
+
+    References
+    ----------
+    Rezende, D. and Mohamed, S. (2015). Variational inference with normalizing flows.
+    https://arxiv.org/abs/1505.05770
+
+    Dinh, L., Sohl-Dickstein, J. and Bengio, S. (2017). Density estimation using Real NVP.
+    https://arxiv.org/abs/1605.08803
+
+    Durkan, C. et al. (2019). Neural spline flows. https://arxiv.org/abs/1906.04032
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> import pymc_vi_ext.approximations
+    >>> with pm.Model():
+    ...     x = pm.Normal("x", shape=3)
+    ...     group = pm.Group([x], vfam="flow", kind="affine", couplings=4)
+    >>> sorted(group.params_dict)
+    ['L_tril', 'mu', 'weights']
+    """
+
+    __param_spec__ = {  # noqa: RUF012, PyMC's own
+        "mu": ("d",),
+        "L_tril": ("int(d * (d + 1) / 2)",),
+        "weights": ("w",),
+    }
+    short_name = "flow"
+    has_density = False
+
+    def start_values(
+        self,
+        start: Any = None,
+        kind: str = "spline",
+        couplings: int = 6,
+        width: int = 32,
+        **_: Any,
+    ) -> dict[str, np.ndarray]:
+        """Return PyMC's full-rank start, and weights that make the couplings the identity."""
+        if kind not in KINDS:
+            raise ParametrizationError(
+                f"A flow's `kind` is one of {', '.join(KINDS)}, not {kind!r}."
+            )
+        couplings, width = at_least("couplings", couplings, 1), at_least("width", width, 1)
+        d = self.ddim
+        if d == 1 and (kind, couplings) != ("spline", 1):
+            logger.warning("A flow in one dimension is one spline: there is nothing to couple.")
+            kind, couplings = "spline", 1
+        self._layers: Sequence[_Layer] = [
+            _Planar(d) if kind == "planar" else _Coupling(kind, d, i, width)
+            for i in range(couplings)
+        ]
+        weights = [layer.start(self.rng) for layer in self._layers]
+        return {
+            "mu": self._prepare_start(start),
+            "L_tril": packed_identity(d),
+            "weights": np.concatenate(weights),
+        }
+
+    def _check_user_params(self, **kwargs: Any) -> bool:
+        if self.user_params is not None:
+            raise ParametrizationError(
+                'A flow makes its own parameters: use vfam="flow" instead of `params`.'
+            )
+        return False
+
+    @node_property
+    def L(self) -> pt.TensorVariable:
+        """Factor of the map on top, (d, d)."""
+        return unpacked(self.params_dict["L_tril"], self.ddim)
+
+    @node_property
+    def _mapped(self) -> tuple:
+        """Draws, (draws, d), and log q of them, (draws,)."""
+        return self._map(self.symbolic_initial)
+
+    def _map(self, noise: pt.TensorVariable) -> tuple:
+        weights, used = self.params_dict["weights"], 0
+        x, log_density = noise, normal_log_density(noise)
+        for layer in self._layers:
+            x, log_det = layer.apply(x, weights[used : used + layer.size])
+            log_density -= log_det
+            used += layer.size
+        log_density -= pt.sum(pt.log(pt.diagonal(self.L)))
+        return self.params_dict["mu"] + x.dot(self.L.T), log_density
+
+    @node_property
+    def symbolic_random(self) -> pt.TensorVariable:
+        """Draws, (draws, d)."""
+        return self._mapped[0]
+
+    @node_property
+    def symbolic_logq_not_scaled(self) -> pt.TensorVariable:
+        """Log q of the draws, by the change of variables along them."""
+        return self._mapped[1]
+
+    @node_property
+    def _some_draws(self) -> pt.TensorVariable:
+        half = np.random.default_rng(0).normal(size=(_MOMENT_DRAWS // 2, self.ddim))
+        return self._map(pt.constant(floatX(np.concatenate([half, -half]))))[0]
+
+    @node_property
+    def mean(self) -> pt.TensorVariable:
+        """Means over 2,000 draws, always of the same noise, (d,)."""
+        return self._some_draws.mean(axis=0)
+
+    @node_property
+    def cov(self) -> pt.TensorVariable:
+        """Covariance over the draws of `mean`, (d, d)."""
+        away = self._some_draws - self.mean
+        return away.T.dot(away) / _MOMENT_DRAWS
+
+    @node_property
+    def std(self) -> pt.TensorVariable:
+        """Standard deviations over the draws of `mean`, (d,)."""
+        return self._some_draws.std(axis=0)
+
+    def moments(self, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Raise: the moments of a flow are no function of its parameters in closed form."""
+        raise TypeError(
+            "A flow's means and standard deviations have no closed form: use a rule that watches "
+            "the loss."
+        )
+
+
+class _Layer:
+    """A layer: how many weights it takes, their start, and the map.
+
+    Attributes
+    ----------
+    size : int
+    """
+
+    size: int
+
+    def start(self, rng: np.random.RandomState) -> np.ndarray:
+        raise NotImplementedError
+
+    def apply(self, x: pt.TensorVariable, weights: pt.TensorVariable) -> tuple:
+        """Return the mapped draws, (draws, d), and log |determinant|, (draws,)."""
+        raise NotImplementedError
+
+
+class _Coupling(_Layer):
+    """Half of the variables, moved by functions that the other half shapes."""
+
+    def __init__(self, kind: str, d: int, index: int, width: int):
+        self._transform, self._numbers = _COUPLINGS[kind]
+        # Two layers in a row move the two halves of one random partition.
+        order = np.random.default_rng(index // 2).permutation(d)
+        halves = order[: d // 2], order[d // 2 :]
+        self._kept, self._moved = halves if index % 2 == 0 else halves[::-1]
+        if not len(self._moved):
+            self._kept, self._moved = self._moved, self._kept
+        self._back = np.argsort(np.concatenate([self._kept, self._moved]))
+        out = len(self._moved) * self._numbers
+        # Weights and biases of the network; in one dimension the biases of its output alone.
+        inputs = [len(self._kept), width, width]
+        self._shapes = [(i, o) for i, o in zip(inputs, [width, width, out], strict=True)]
+        if not len(self._kept):
+            self._shapes = [(0, out)]
+        self.size = sum((i + 1) * o for i, o in self._shapes)
+
+    def start(self, rng: np.random.RandomState) -> np.ndarray:
+        """Return random hidden weights and an output of 0, where the map is the identity."""
+        parts = []
+        for i, o in self._shapes[:-1]:
+            parts += [rng.normal(size=i * o) / np.sqrt(i), np.zeros(o)]
+        i, o = self._shapes[-1]
+        return np.concatenate([*parts, np.zeros((i + 1) * o)])
+
+    def apply(self, x: pt.TensorVariable, weights: pt.TensorVariable) -> tuple:
+        kept, moved = x[:, self._kept], x[:, self._moved]
+        hidden, used = kept, 0
+        for layer, (i, o) in enumerate(self._shapes):
+            matrix = weights[used : used + i * o].reshape((i, o))
+            bias = weights[used + i * o : used + (i + 1) * o]
+            hidden = (pt.tanh(hidden) if layer else hidden).dot(matrix) + bias
+            used += (i + 1) * o
+        raw = hidden.reshape((hidden.shape[0], len(self._moved), self._numbers))
+        y, log_slopes = self._transform(moved, raw)
+        return pt.concatenate([kept, y], axis=1)[:, self._back], pt.sum(log_slopes, axis=1)
+
+
+class _Planar(_Layer):
+    r""":math:`x + u \tanh(w^T x + b)`, with `u` bent so that the map is invertible."""
+
+    def __init__(self, d: int):
+        self._d = d
+        self.size = 2 * d + 1
+
+    def start(self, rng: np.random.RandomState) -> np.ndarray:
+        """Return `u` for which the bent one is 0, a random `w`, and `b` 0."""
+        d = self._d
+        w = rng.normal(size=d) / np.sqrt(d)
+        u = w * np.log(np.expm1(1.0)) / np.sum(w**2)
+        return np.concatenate([u, w, np.zeros(1)])
+
+    def apply(self, x: pt.TensorVariable, weights: pt.TensorVariable) -> tuple:
+        d = self._d
+        u, w, b = weights[:d], weights[d : 2 * d], weights[2 * d]
+        # w'u above -1: Rezende and Mohamed (2015), appendix A.1.
+        inner = w.dot(u)
+        u = u + (pt.softplus(inner) - 1 - inner) * w / (pt.sum(w**2) + 1e-12)
+        bent = pt.tanh(x.dot(w) + b)
+        log_det = pt.log1p((1 - bent**2) * w.dot(u))
+        return x + bent[:, None] * u, log_det

@@ -1,0 +1,146 @@
+"""Gaussian with a covariance of low rank plus diagonal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+
+from pymc.variational.opvi import Group, ParametrizationError, node_property
+from pytensor.tensor.linalg import cholesky, solve_triangular
+
+from pymc_vi_ext.approximations._base import LOG_2PI, Family, at_least
+
+# Factors start at this part of the standard deviations: at 0 their gradient would be 0.
+_START = 0.1
+
+
+@Group.register
+class LowRankGroup(Family):
+    r"""Gaussian :math:`N(\mu, \operatorname{diag}(\sigma^2) + W W^T)`, `W` of `rank` columns.
+
+    A draw is :math:`\mu + \sigma \epsilon + W \eta`, with :math:`d + r` standard normal numbers.
+    By Woodbury's identity the density costs :math:`O(d r^2)`: with :math:`V = W / \sigma` and the
+    Cholesky factor :math:`C C^T = I + V^T V`,
+
+    .. math::
+
+        \Sigma^{-1} x = \tfrac{1}{\sigma}\left(y - V C^{-T} C^{-1} V^T y\right), \quad
+        y = x / \sigma, \qquad
+        \log|\Sigma| = 2 \sum_i \log \sigma_i + 2 \sum_j \log C_{jj}
+
+    Parameters
+    ----------
+    rank : int, optional
+        Columns of `W`: by default 5, or the dimension where that is less.
+
+    Raises
+    ------
+    ParametrizationError
+        If `rank` is no whole number from 1 to the dimension.
+
+    References
+    ----------
+    Ong, V., Nott, D. and Smith, M. (2018). Gaussian variational approximation with a factor
+    covariance structure. J. Comput. Graph. Stat. 27(3). https://arxiv.org/abs/1701.03208
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> import pymc_vi_ext.approximations
+    >>> with pm.Model():
+    ...     x = pm.Normal("x", shape=20)
+    ...     group = pm.Group([x], vfam="low_rank", rank=3)
+    >>> group.params_dict["W"].get_value().shape
+    (20, 3)
+    """
+
+    __param_spec__ = {"mu": ("d",), "rho": ("d",), "W": ("d", "r")}  # noqa: RUF012, PyMC's own
+    short_name = "low_rank"
+    alias_names = frozenset(["lr"])
+
+    def start_values(
+        self, start: Any = None, rank: int | None = None, **_: Any
+    ) -> dict[str, np.ndarray]:
+        """Return PyMC's mean field start, and small random factors."""
+        d = self.ddim
+        rank = min(5, d) if rank is None else at_least("rank", rank, 1)
+        if rank > d:
+            raise ParametrizationError(
+                f"`rank` is {rank}, and the model has {d} dimension{'s' * (d > 1)}: a covariance "
+                'has at most as many. Use a smaller rank, or the family "full_rank".'
+            )
+        sigma = np.log(2.0)
+        factors = _START * sigma * self.rng.normal(size=(d, rank)) / np.sqrt(rank)
+        return {"mu": self._prepare_start(start), "rho": np.zeros(d), "W": factors}
+
+    def _sizes(self) -> dict[str, int]:
+        return {"r": -1}
+
+    @property
+    def rank(self) -> int:
+        """Columns of `W`."""
+        return int(self.params_dict["W"].shape.eval()[1])
+
+    @property
+    def noise_dim(self) -> int:
+        """Numbers for the diagonal part, then for the factors."""
+        return self.ddim + self.rank
+
+    @node_property
+    def mean(self) -> pt.TensorVariable:
+        """Means, (d,)."""
+        return self.params_dict["mu"]
+
+    @node_property
+    def cov(self) -> pt.TensorVariable:
+        """Covariance, (d, d)."""
+        factors = self.params_dict["W"]
+        return pt.diag(pt.softplus(self.params_dict["rho"]) ** 2) + factors.dot(factors.T)
+
+    @node_property
+    def std(self) -> pt.TensorVariable:
+        """Standard deviations, (d,)."""
+        sigma, factors = pt.softplus(self.params_dict["rho"]), self.params_dict["W"]
+        return pt.sqrt(sigma**2 + pt.sum(factors**2, axis=1))
+
+    @node_property
+    def symbolic_random(self) -> pt.TensorVariable:
+        """Draws, (draws, d)."""
+        noise, d = self.symbolic_initial, self.ddim
+        sigma, factors = pt.softplus(self.params_dict["rho"]), self.params_dict["W"]
+        return self.mean + sigma * noise[:, :d] + noise[:, d:].dot(factors.T)
+
+    def log_density(
+        self, z: pt.TensorVariable, parameters: Mapping[str, pt.TensorVariable]
+    ) -> pt.TensorVariable:
+        """Return log q(z) by Woodbury's identity."""
+        sigma, scaled, projected, chol = _woodbury(z, parameters)
+        quadratic = pt.sum(scaled**2, axis=1) - pt.sum(projected**2, axis=0)
+        half_log_det = pt.sum(pt.log(sigma)) + pt.sum(pt.log(pt.diagonal(chol)))
+        return -0.5 * (quadratic + self.ddim * LOG_2PI) - half_log_det
+
+    def density_gradient(self) -> pt.TensorVariable:
+        """Return d log q / d z at the draws, (draws, d), without a derivative of the factor."""
+        z, parameters = self.symbolic_random, self.params_dict
+        sigma, scaled, projected, chol = _woodbury(z, parameters)
+        back = solve_triangular(chol, projected, lower=True, trans=1)
+        relative = parameters["W"] / sigma[:, None]
+        return -(scaled - back.T.dot(relative.T)) / sigma
+
+    def moments(self, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return means and log standard deviations, (..., d)."""
+        variances = np.logaddexp(0.0, values["rho"]) ** 2 + np.sum(values["W"] ** 2, axis=-1)
+        return values["mu"], 0.5 * np.log(variances)
+
+
+def _woodbury(z: pt.TensorVariable, parameters: Mapping[str, pt.TensorVariable]) -> tuple:
+    r"""Return :math:`\sigma`, :math:`y` (draws, d), :math:`C^{-1} V^T y^T` (r, draws), `C`."""
+    sigma, factors = pt.softplus(parameters["rho"]), parameters["W"]
+    scaled = (z - parameters["mu"]) / sigma
+    relative = factors / sigma[:, None]
+    chol = cholesky(pt.eye(relative.shape[1]) + relative.T.dot(relative))
+    projected = solve_triangular(chol, relative.T.dot(scaled.T), lower=True)
+    return sigma, scaled, projected, chol

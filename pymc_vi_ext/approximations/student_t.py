@@ -1,0 +1,263 @@
+"""Student-t families: tails whose weight is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+
+from pymc.variational.opvi import Group, ParametrizationError, node_property
+from pytensor.tensor.linalg import solve_triangular
+
+from pymc_vi_ext.approximations._base import Family, log_sd_of_factor, packed_identity, unpacked
+
+# Degrees of freedom are 2 + exp(raw): variances exist, and a Gaussian is a few steps away.
+_LEAST_DF = 2.0
+
+
+def _raw(df: float) -> float:
+    if not df > _LEAST_DF:
+        raise ParametrizationError(
+            f"`df` starts at {df!r}; a Student-t has a variance above 2 degrees of freedom only. "
+            "Start at 3 or more: they are learned."
+        )
+    return float(np.log(df - _LEAST_DF))
+
+
+def _df(parameters: Mapping[str, Any]) -> pt.TensorVariable:
+    return _LEAST_DF + pt.exp(parameters["log_df"])
+
+
+def student_draws(noise: pt.TensorVariable, df: Any) -> pt.TensorVariable:
+    r"""Return Student-t draws as a smooth function of standard normals and of `df`.
+
+    Bailey's polar method: with :math:`a, b` standard normal and :math:`r^2 = a^2 + b^2`,
+
+    .. math:: t = a \sqrt{\frac{e^{r^2/\nu} - 1}{r^2/\nu}}
+
+    has exactly :math:`\nu` degrees of freedom. It tends to :math:`a` as :math:`\nu \to \infty`.
+
+    Parameters
+    ----------
+    noise : tensor of shape (draws, 2 d)
+    df : tensor of shape (d,) or ()
+
+    Returns
+    -------
+    tensor of shape (draws, d)
+
+    References
+    ----------
+    Bailey, R. (1994). Polar generation of random variates with the t-distribution. Math. Comp. 62.
+    """
+    d = noise.shape[1] // 2
+    first, second = noise[:, :d], noise[:, d:]
+    radius = (first**2 + second**2) / df
+    small = radius < 1e-6
+    # The quotient's series where it would be 0 / 0.
+    safe = pt.switch(small, 1.0, radius)
+    return first * pt.sqrt(pt.switch(small, 1.0 + radius / 2, pt.expm1(safe) / safe))
+
+
+@Group.register
+class StudentTGroup(Family):
+    r"""Independent Student-t variables, each with its own degrees of freedom.
+
+    Parameters
+    ----------
+    df : float
+        Degrees of freedom at the start, above 2. They are learned, above 2.
+
+    Raises
+    ------
+    ParametrizationError
+        If `df` is not above 2.
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> import pymc_vi_ext.approximations
+    >>> with pm.Model():
+    ...     x = pm.StudentT("x", 4.0)
+    ...     group = pm.Group([x], vfam="student_t", df=5.0)
+    >>> float(group.df.eval()[0])
+    5.0
+    """
+
+    __param_spec__ = {"mu": ("d",), "rho": ("d",), "log_df": ("d",)}  # noqa: RUF012, PyMC's own
+    short_name = "student_t"
+    alias_names = frozenset(["mean_field_student_t"])
+
+    def start_values(self, start: Any = None, df: float = 10.0, **_: Any) -> dict[str, np.ndarray]:
+        """Return PyMC's mean field start, at `df` degrees of freedom."""
+        d = self.ddim
+        return {
+            "mu": self._prepare_start(start),
+            "rho": np.zeros(d),
+            "log_df": np.full(d, _raw(df)),
+        }
+
+    @property
+    def noise_dim(self) -> int:
+        """Two numbers for each variable."""
+        return 2 * self.ddim
+
+    @node_property
+    def df(self) -> pt.TensorVariable:
+        """Degrees of freedom, (d,)."""
+        return _df(self.params_dict)
+
+    @node_property
+    def mean(self) -> pt.TensorVariable:
+        """Means, (d,)."""
+        return self.params_dict["mu"]
+
+    @node_property
+    def std(self) -> pt.TensorVariable:
+        """Standard deviations, (d,)."""
+        return pt.softplus(self.params_dict["rho"]) * pt.sqrt(self.df / (self.df - 2.0))
+
+    @node_property
+    def cov(self) -> pt.TensorVariable:
+        """Covariance, (d, d)."""
+        return pt.diag(self.std**2)
+
+    @node_property
+    def symbolic_random(self) -> pt.TensorVariable:
+        """Draws, (draws, d)."""
+        scale = pt.softplus(self.params_dict["rho"])
+        return self.mean + scale * student_draws(self.symbolic_initial, self.df)
+
+    def log_density(
+        self, z: pt.TensorVariable, parameters: Mapping[str, pt.TensorVariable]
+    ) -> pt.TensorVariable:
+        """Return log q(z), a sum over the variables."""
+        scale, df = pt.softplus(parameters["rho"]), _df(parameters)
+        t = (z - parameters["mu"]) / scale
+        each = _log_normalizer(df, 1) - (df + 1) / 2 * pt.log1p(t**2 / df) - pt.log(scale)
+        return pt.sum(each, axis=1)
+
+    def moments(self, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return means and log standard deviations, (..., d)."""
+        scales = np.log(np.logaddexp(0.0, values["rho"]))
+        return values["mu"], scales + 0.5 * np.log1p(_LEAST_DF * np.exp(-values["log_df"]))
+
+
+@Group.register
+class FullRankStudentTGroup(Family):
+    r"""Multivariate Student-t :math:`t_\nu(\mu, L L^T)` with learned degrees of freedom.
+
+    A draw is :math:`\mu + L x`, where the standard multivariate :math:`x` is made coordinate by
+    coordinate. Given the earlier ones, :math:`x_i` is a Student-t with :math:`\nu + i` degrees of
+    freedom (`i` from 0), times a scale,
+
+    .. math::
+
+        x_i = t_i \sqrt{\frac{\nu}{\nu + i} \prod_{j<i} \left(1 + \frac{t_j^2}{\nu + j}\right)},
+        \qquad t_i \sim t_{\nu + i}
+
+    so that draws are a smooth function of :math:`\nu`, without gamma variates.
+
+    Parameters
+    ----------
+    df : float
+        Degrees of freedom at the start, above 2.
+
+    Raises
+    ------
+    ParametrizationError
+        If `df` is not above 2.
+
+    References
+    ----------
+    Ding, P. (2016). On the conditional distribution of the multivariate t distribution. The
+    American Statistician 70(3). https://arxiv.org/abs/1604.00561
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> import pymc_vi_ext.approximations
+    >>> with pm.Model():
+    ...     x = pm.Normal("x", shape=3)
+    ...     group = pm.Group([x], vfam="full_rank_student_t")
+    >>> group.params_dict["L_tril"].get_value().shape
+    (6,)
+    """
+
+    __param_spec__ = {  # noqa: RUF012, PyMC's own
+        "mu": ("d",),
+        "L_tril": ("int(d * (d + 1) / 2)",),
+        "log_df": ("1",),
+    }
+    short_name = "full_rank_student_t"
+
+    def start_values(self, start: Any = None, df: float = 10.0, **_: Any) -> dict[str, np.ndarray]:
+        """Return PyMC's full-rank start, at `df` degrees of freedom."""
+        return {
+            "mu": self._prepare_start(start),
+            "L_tril": packed_identity(self.ddim),
+            "log_df": np.full(1, _raw(df)),
+        }
+
+    @property
+    def noise_dim(self) -> int:
+        """Two numbers for each variable."""
+        return 2 * self.ddim
+
+    @node_property
+    def df(self) -> pt.TensorVariable:
+        """Degrees of freedom, ()."""
+        return _df(self.params_dict)[0]
+
+    @node_property
+    def L(self) -> pt.TensorVariable:
+        """Factor of the scale matrix, (d, d)."""
+        return unpacked(self.params_dict["L_tril"], self.ddim)
+
+    @node_property
+    def mean(self) -> pt.TensorVariable:
+        """Means, (d,)."""
+        return self.params_dict["mu"]
+
+    @node_property
+    def cov(self) -> pt.TensorVariable:
+        """Covariance, (d, d)."""
+        return self.L.dot(self.L.T) * self.df / (self.df - 2.0)
+
+    @node_property
+    def std(self) -> pt.TensorVariable:
+        """Standard deviations, (d,)."""
+        return pt.sqrt(pt.diag(self.cov))
+
+    @node_property
+    def symbolic_random(self) -> pt.TensorVariable:
+        """Draws, (draws, d)."""
+        df = self.df + np.arange(self.ddim)
+        t = student_draws(self.symbolic_initial, df)
+        growth = pt.log1p(t**2 / df)
+        before = pt.cumsum(growth, axis=1) - growth
+        x = t * pt.exp(0.5 * before) * pt.sqrt(self.df / df)
+        return self.mean + x.dot(self.L.T)
+
+    def log_density(
+        self, z: pt.TensorVariable, parameters: Mapping[str, pt.TensorVariable]
+    ) -> pt.TensorVariable:
+        """Return log q(z)."""
+        d, df = self.ddim, _df(parameters)[0]
+        factor = unpacked(parameters["L_tril"], d)
+        x = solve_triangular(factor, (z - parameters["mu"]).T, lower=True)
+        tails = (df + d) / 2 * pt.log1p(pt.sum(x**2, axis=0) / df)
+        return _log_normalizer(df, d) - tails - pt.sum(pt.log(pt.diagonal(factor)))
+
+    def moments(self, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return means and log standard deviations, (..., d)."""
+        d = self.ddim
+        log_sd = log_sd_of_factor(values["L_tril"], d)
+        return values["mu"], log_sd + 0.5 * np.log1p(_LEAST_DF * np.exp(-values["log_df"]))
+
+
+def _log_normalizer(df: Any, d: int) -> pt.TensorVariable:
+    """Return the log density of a standard `d`-variate Student-t at 0."""
+    return pt.gammaln((df + d) / 2) - pt.gammaln(df / 2) - d / 2 * pt.log(np.pi * df)

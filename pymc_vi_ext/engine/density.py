@@ -1,0 +1,117 @@
+"""The log density of a model, at many points in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+
+from pymc.pytensorf import floatX
+from pytensor import config
+from pytensor.graph.replace import clone_replace, vectorize_graph
+
+from pymc_vi_ext._quick import python_only
+from pymc_vi_ext.engine.backend import Loop, make_loop
+from pymc_vi_ext.engine.program import StepProgram
+from pymc_vi_ext.engine.vectorize import batchable
+
+
+class LogDensity:
+    """Log density on the unconstrained space, with gradients and Hessian-vector products.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    backend : {"auto", "jax", "numba", "c"}, optional
+        "auto" takes JAX, and numba for a model with an Op that JAX lacks.
+
+    Attributes
+    ----------
+    start : array of shape (d,)
+        The model's initial point, all free variables one after the other.
+
+    Examples
+    --------
+    >>> import numpy as np, pymc as pm
+    >>> from pymc_vi_ext.engine.density import LogDensity
+    >>> with pm.Model() as model:
+    ...     pm.Normal("x", shape=2)
+    x
+    >>> logp, gradient = LogDensity(model)(np.ones((3, 2)))
+    >>> logp.shape, gradient[0].tolist()
+    ((3,), [-1.0, -1.0])
+    """
+
+    def __init__(self, model: pm.Model, backend: str | None = "auto"):
+        self._backend, self._check_bounds = backend, model.check_bounds
+        point = model.initial_point()
+        values = [model.rvs_to_values[rv] for rv in model.free_RVs]
+        arrays = [np.asarray(point[value.name]) for value in values]
+        self.start = np.concatenate([array.ravel() for array in arrays]).astype(float)
+        self._flat = pt.tensor("flat", shape=self.start.shape, dtype=config.floatX)
+        parts, used = {}, 0
+        for value, array in zip(values, arrays, strict=True):
+            part = self._flat[used : used + array.size].reshape(array.shape)
+            parts[value] = part.astype(value.dtype)
+            used += array.size
+        with python_only():
+            [self._logp] = clone_replace([model.logp()], parts, rebuild_strict=False)
+            self._gradient = pt.grad(self._logp, self._flat)
+
+    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return log densities, (n,), and gradients, (n, d), at points (n, d)."""
+        logp, gradient = self._value_and_gradient(points)
+        return logp, gradient
+
+    def hessian_products(self, points: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """Return the Hessian at each of the points times a vector each, (n, d)."""
+        [products] = self._products(points, vectors)
+        return products
+
+    def hessian(self, point: np.ndarray) -> np.ndarray:
+        """Return the Hessian at a point, (d, d)."""
+        d = len(point)
+        hessian = self.hessian_products(np.tile(point, (d, 1)), np.eye(d))
+        return (hessian + hessian.T) / 2
+
+    @cached_property
+    def _value_and_gradient(self) -> Callable[..., list[np.ndarray]]:
+        return self._batched([self._logp, self._gradient], [self._flat])
+
+    @cached_property
+    def _products(self) -> Callable[..., list[np.ndarray]]:
+        vector = self._flat.type("vector")
+        with python_only():
+            product = pt.grad(pt.sum(self._gradient * vector), self._flat)
+        return self._batched([product], [self._flat, vector])
+
+    def _batched(self, outputs: list, inputs: list) -> Callable[..., list[np.ndarray]]:
+        """Return a function of batches: a program whose step only evaluates."""
+        empty = floatX(self.start)[None]
+        batches = [pytensor.shared(empty) for _ in inputs]
+        with python_only():
+            graphs = vectorize_graph(batchable(outputs), dict(zip(inputs, batches, strict=True)))
+        results = [pytensor.shared(empty[:, 0] if g.ndim == 1 else empty) for g in graphs]
+        program = StepProgram(
+            dict(zip(results, graphs, strict=True)), check_bounds=self._check_bounds
+        )
+        loop: Loop | None = None
+
+        def evaluate(*arrays: np.ndarray) -> list[np.ndarray]:
+            nonlocal loop
+            for batch, array in zip(batches, arrays, strict=True):
+                batch.set_value(floatX(np.asarray(array)))
+            for result in results:
+                shape = (len(arrays[0]), *result.get_value(borrow=True).shape[1:])
+                result.set_value(np.zeros(shape, result.type.dtype))
+            if loop is None:
+                loop = make_loop(program, self._backend)
+            loop.run(1)
+            loop.write_back()
+            return [result.get_value() for result in results]
+
+        return evaluate

@@ -1,0 +1,158 @@
+"""Modes of a posterior, and the Gaussians around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+
+from pymc.distributions.continuous import FlatRV, HalfFlatRV
+from pymc.model.transform_values import unconstrain_values
+from scipy.optimize import minimize
+
+from pymc_vi_ext._quick import python_only
+from pymc_vi_ext.engine.density import LogDensity
+
+# Modes nearer than this, in standard deviations of the Gaussian around the higher one, are one.
+_SAME_MODE = 0.5
+_MOST_ITERATIONS = 300
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A mode and the Gaussian around it (Laplace's approximation).
+
+    Attributes
+    ----------
+    point : array of shape (d,)
+        On the unconstrained space.
+    cov : array of shape (d, d)
+        Inverse of the negative Hessian.
+    logp : float
+        Log density at the mode, in nats.
+    """
+
+    point: np.ndarray
+    cov: np.ndarray
+    logp: float
+
+    @property
+    def log_mass(self) -> float:
+        """Log of the mass under the Gaussian around the mode, in nats."""
+        log_det = np.linalg.slogdet(self.cov)[1]
+        return self.logp + 0.5 * (log_det + len(self.point) * np.log(2 * np.pi))
+
+
+def find_mode(density: LogDensity, start: np.ndarray) -> Mode | None:
+    """Climb from `start` by L-BFGS; None where that ends at no proper mode.
+
+    Parameters
+    ----------
+    density : LogDensity
+    start : array of shape (d,)
+
+    Returns
+    -------
+    Mode or None
+        None if the density or its gradient is not finite on the way, or if its Hessian at the end
+        is not negative definite.
+    """
+
+    def negative(x: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = density(x[None])
+        if not (np.isfinite(value[0]) and np.isfinite(gradient).all()):
+            return np.inf, np.zeros_like(x)
+        return -float(value[0]), -gradient[0].astype(float)
+
+    options = {"maxiter": _MOST_ITERATIONS, "ftol": 1e-12, "gtol": 1e-6}
+    found = minimize(negative, start, jac=True, method="L-BFGS-B", options=options)
+    if not np.isfinite(found.fun):
+        return None
+    precision = -density.hessian(found.x)
+    if not np.isfinite(precision).all():
+        return None
+    values = np.linalg.eigvalsh(precision)
+    if values[0] <= 1e-10 * values[-1]:
+        return None
+    return Mode(found.x, np.linalg.inv(precision), -float(found.fun))
+
+
+def find_modes(density: LogDensity, starts: np.ndarray) -> list[Mode]:
+    """Return the different modes that are found from `starts`, (n, d), heaviest first."""
+    modes: list[Mode] = []
+    climbed = (find_mode(density, start) for start in starts)
+    for mode in sorted((m for m in climbed if m is not None), key=lambda m: -m.log_mass):
+        if all(_distance(mode.point, other) > _SAME_MODE for other in modes):
+            modes.append(mode)
+    return modes
+
+
+def _distance(point: np.ndarray, mode: Mode) -> float:
+    away = point - mode.point
+    return float(np.sqrt(away @ np.linalg.solve(mode.cov, away)))
+
+
+def prior_points(model: pm.Model, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw `n` points of the prior, (n, d), on the unconstrained space.
+
+    Raises
+    ------
+    ValueError
+        If a prior is improper, naming it.
+    """
+    for rv in model.free_RVs:
+        if isinstance(rv.owner.op, FlatRV | HalfFlatRV):
+            raise ValueError(
+                f"{rv.name} has an improper prior, which nothing can be drawn from: use another "
+                'start, "map" or "laplace".'
+            )
+    names = [rv.name for rv in model.free_RVs]
+    with python_only():
+        draws = pm.draw(model.free_RVs, draws=n, random_seed=int(rng.integers(2**31)))
+    values = {}
+    for name, drawn in zip(names, draws, strict=True):
+        drawn = np.asarray(drawn) if n > 1 else np.asarray(drawn)[None]
+        values[name] = (("draw", *(f"{name}_{i}" for i in range(drawn.ndim - 1))), drawn)
+    return unconstrained_points(model, xr.Dataset(values), ("draw",))
+
+
+def unconstrained_points(
+    model: pm.Model, values: xr.Dataset, sample_dims: Sequence[str] = ("chain", "draw")
+) -> np.ndarray:
+    """Return draws of the free variables as points, (n, d), on the unconstrained space.
+
+    Raises
+    ------
+    ValueError
+        If a free variable is missing, or of another shape, naming it.
+    """
+    point = model.initial_point()
+    missing = [rv.name for rv in model.free_RVs if rv.name not in values]
+    if missing:
+        raise ValueError(
+            f"The posterior has no draws of {', '.join(missing)}: every free variable of the "
+            "model needs them."
+        )
+    values = values[[rv.name for rv in model.free_RVs]]
+    with python_only():
+        free = unconstrain_values(
+            values,
+            model=model,
+            sample_dims=sample_dims,
+            compile_kwargs={"mode": "FAST_COMPILE"},
+        )
+    columns = []
+    for rv in model.free_RVs:
+        value = model.rvs_to_values[rv]
+        drawn = free[value.name].transpose(*sample_dims, ...).to_numpy()
+        n = int(np.prod(drawn.shape[: len(sample_dims)]))
+        if drawn[(0,) * len(sample_dims)].shape != np.shape(point[value.name]):
+            raise ValueError(
+                f"The posterior's draws of {rv.name} have the shape "
+                f"{drawn.shape[len(sample_dims) :]}, and the model's have another."
+            )
+        columns.append(drawn.reshape(n, -1))
+    return np.concatenate(columns, axis=1)
