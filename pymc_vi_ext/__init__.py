@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "ADVI": "inference",
     "ASVGD": "inference",
+    "BaM": "inference",
     "Comparison": "comparison",
     "FitReport": "results",
     "FullRankADVI": "inference",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from pymc_vi_ext.inference import ADVI as ADVI
     from pymc_vi_ext.inference import ASVGD as ASVGD
     from pymc_vi_ext.inference import SVGD as SVGD
+    from pymc_vi_ext.inference import BaM as BaM
     from pymc_vi_ext.inference import FlowADVI as FlowADVI
     from pymc_vi_ext.inference import FullRankADVI as FullRankADVI
     from pymc_vi_ext.inference import LowRankADVI as LowRankADVI

@@ -57,7 +57,7 @@ class _Session:
     program: StepProgram
     loop: Loop
     optimizer: Any
-    rule: StagedStop | None
+    rule: Any
     losses: np.ndarray | None = None
     steps: int = 0
     seed: int | None = None
@@ -130,6 +130,15 @@ def fit_inference(
     """
     _check_steps(n)
     callbacks = _check_callbacks(callbacks)
+    if not getattr(inference, "has_optimizer", True):
+        given = {
+            "obj_optimizer": update_kwargs.get("obj_optimizer"),
+            "learning_rate": learning_rate,
+        }
+        if named := [name for name, value in given.items() if value is not None]:
+            raise ValueError(
+                f"{type(inference).__name__} has no learning rate: leave out {named[0]}."
+            )
     if update_kwargs.get("obj_optimizer") is None:
         update_kwargs.pop("obj_optimizer", None)
     elif learning_rate is not None:
@@ -154,7 +163,7 @@ def fit_inference(
     if session is None or session.key != key:
         started = time.perf_counter()
         rate = {} if learning_rate is None else {"learning_rate": learning_rate}
-        rule = None if convergence is None else StagedStop()
+        rule = None if convergence is None else _rule(inference)
         optimizer = update_kwargs.get("obj_optimizer")
         if optimizer is None and rule is not None:
             optimizer = WhitenedAdam(approx, **rate)
@@ -491,6 +500,12 @@ def _check_callbacks(callbacks: Sequence[Callback] | None) -> Sequence[Callback]
             "changes it: use one of them."
         )
     return callbacks
+
+
+def _rule(inference: Inference) -> Any:
+    """Return the rule that ends a fit of `inference` by itself."""
+    own = getattr(inference, "stopping_rule", None)
+    return StagedStop() if own is None else own()
 
 
 def _name(callback: Callback | None) -> str:

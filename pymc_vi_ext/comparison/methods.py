@@ -59,6 +59,15 @@ class SvgdOptions(FitOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BamOptions(FitOptions):
+    """Options of batch and match."""
+
+    n: int = _option(1_000, "Number of steps, at most.", ge=1)
+    learning_rate: None = _option(None, "Batch and match has none.")
+    obj_n_mc: int | None = _option(None, "Draws a step, 32 if null.", ge=2)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LowRankOptions(FitOptions):
     """Options of ADVI with a covariance of low rank plus diagonal."""
 
@@ -262,6 +271,7 @@ METHODS: dict[str, Method] = {
     "fullrank_advi": Method(FitOptions, _run_fit),
     "svgd": Method(SvgdOptions, _run_fit),
     "asvgd": Method(FitOptions, _run_fit),
+    "bam": Method(BamOptions, _run_fit),
     "lowrank_advi": Method(LowRankOptions, _run_fit),
     "studentt_advi": Method(StudentTOptions, _run_fit),
     "mixture_advi": Method(MixtureOptions, _run_fit),

@@ -1,6 +1,7 @@
 """Variational methods, each a PyMC ``Inference``, and the table of their names."""
 
 from pymc_vi_ext.inference.advi import ADVI, FullRankADVI
+from pymc_vi_ext.inference.bam import BaM
 from pymc_vi_ext.inference.families import (
     FlowADVI,
     GroupedADVI,
@@ -13,6 +14,7 @@ from pymc_vi_ext.inference.stein import ASVGD, SVGD
 METHODS = {
     "advi": ADVI,
     "asvgd": ASVGD,
+    "bam": BaM,
     "flow_advi": FlowADVI,
     "fullrank_advi": FullRankADVI,
     "lowrank_advi": LowRankADVI,
@@ -27,6 +29,7 @@ __all__ = [
     "ASVGD",
     "METHODS",
     "SVGD",
+    "BaM",
     "FlowADVI",
     "FullRankADVI",
     "GroupedADVI",
