@@ -16,6 +16,7 @@ _EXPORTS = {
     "ASVGD": "inference",
     "BaM": "inference",
     "Comparison": "comparison",
+    "DADVI": "inference",
     "FitReport": "results",
     "FullRankADVI": "inference",
     "SVGD": "inference",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from pymc_vi_ext.fitting import resume as resume
     from pymc_vi_ext.inference import ADVI as ADVI
     from pymc_vi_ext.inference import ASVGD as ASVGD
+    from pymc_vi_ext.inference import DADVI as DADVI
     from pymc_vi_ext.inference import SVGD as SVGD
     from pymc_vi_ext.inference import BaM as BaM
     from pymc_vi_ext.inference import FlowADVI as FlowADVI

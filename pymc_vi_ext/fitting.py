@@ -181,6 +181,17 @@ def _run(
     elif default := inspect.signature(inference.fit).parameters.get("obj_n_mc"):
         # Methods of PyMC's that want many draws say so in the signature of their own `fit`.
         keywords["obj_n_mc"] = default.default
+    if getattr(inference, "optimizes_itself", False):
+        # It has no steps for an engine, and so no draws, seed or rule for them.
+        own = {"convergence", *(["obj_n_mc"] if options["obj_n_mc"] is None else [])}
+        mine = {name: value for name, value in keywords.items() if name not in own}
+        return inference.fit(
+            n,
+            callbacks=callbacks,
+            progressbar=progressbar,
+            progressbar_theme=progressbar_theme,
+            **mine,
+        )
     built = isinstance(options["method"], Inference)
     return fit_inference(
         inference,

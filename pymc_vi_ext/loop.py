@@ -128,8 +128,8 @@ def fit_inference(
     Approximation
         With ``hist`` (losses) and ``report`` (:class:`~pymc_vi_ext.results.FitReport`).
     """
-    _check_steps(n)
-    callbacks = _check_callbacks(callbacks)
+    check_steps(n)
+    callbacks = check_callbacks(callbacks)
     if not getattr(inference, "has_optimizer", True):
         given = {
             "obj_optimizer": update_kwargs.get("obj_optimizer"),
@@ -201,7 +201,7 @@ def refine_inference(inference: Inference, n: int, progressbar: bool, theme: Any
     session = _sessions.get(inference)
     if session is None:
         raise TypeError("Need to call `.fit` first")
-    _check_steps(n)
+    check_steps(n)
     callbacks = inference.state.callbacks
     _run(inference, session, n, callbacks, progressbar, theme, [0.0, 0.0])
 
@@ -319,7 +319,7 @@ def _run(
         ),
         backend=session.loop.backend,
         seed=session.seed,
-        versions=_versions(),
+        versions=versions(),
     )
     if error is not None:
         error.approx = approx  # type: ignore[attr-defined]
@@ -464,7 +464,8 @@ def nan_parameters(approx: Approximation) -> list[str]:
 
 
 @functools.cache
-def _versions() -> Mapping[str, str]:
+def versions() -> Mapping[str, str]:
+    """Return the versions of the packages that a fit depends on."""
     return {"pymc_vi_ext": __version__, **{name: version(name) for name in _VERSIONS}}
 
 
@@ -475,12 +476,14 @@ def _one_step(loop: Loop) -> float | None:
     return None if losses is None else float(losses[0])
 
 
-def _check_steps(n: int) -> None:
+def check_steps(n: int) -> None:
+    """Raise a ValueError if `n` is no number of steps."""
     if not isinstance(n, int | np.integer) or n < 0:
         raise ValueError(f"The number of steps `n` must be a whole number from 0, not {n!r}.")
 
 
-def _check_callbacks(callbacks: Sequence[Callback] | None) -> Sequence[Callback]:
+def check_callbacks(callbacks: Sequence[Callback] | None) -> Sequence[Callback]:
+    """Return `callbacks` as a list; raise where one cannot be called or two do not go together."""
     callbacks = list(callbacks or ())
     for callback in callbacks:
         if not callable(callback):

@@ -68,6 +68,16 @@ class BamOptions(FitOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DadviOptions(FitOptions):
+    """Options of deterministic ADVI."""
+
+    n: int = _option(1_000, "Number of Newton steps, at most.", ge=1)
+    learning_rate: None = _option(None, "Deterministic ADVI has none.")
+    obj_n_mc: None = _option(None, "Deterministic ADVI has `n_draws` instead.")
+    n_draws: int = _option(64, "Fixed draws.", ge=2)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LowRankOptions(FitOptions):
     """Options of ADVI with a covariance of low rank plus diagonal."""
 
@@ -272,6 +282,7 @@ METHODS: dict[str, Method] = {
     "svgd": Method(SvgdOptions, _run_fit),
     "asvgd": Method(FitOptions, _run_fit),
     "bam": Method(BamOptions, _run_fit),
+    "dadvi": Method(DadviOptions, _run_fit),
     "lowrank_advi": Method(LowRankOptions, _run_fit),
     "studentt_advi": Method(StudentTOptions, _run_fit),
     "mixture_advi": Method(MixtureOptions, _run_fit),

@@ -33,6 +33,8 @@ class LogDensity:
     ----------
     start : array of shape (d,)
         The model's initial point, all free variables one after the other.
+    backend : str
+        What runs it; known after the first call.
 
     Examples
     --------
@@ -47,7 +49,7 @@ class LogDensity:
     """
 
     def __init__(self, model: pm.Model, backend: str | None = "auto"):
-        self._backend, self._check_bounds = backend, model.check_bounds
+        self.backend, self._check_bounds = backend, model.check_bounds
         point = model.initial_point()
         values = [model.rvs_to_values[rv] for rv in model.free_RVs]
         arrays = [np.asarray(point[value.name]) for value in values]
@@ -109,7 +111,8 @@ class LogDensity:
                 shape = (len(arrays[0]), *result.get_value(borrow=True).shape[1:])
                 result.set_value(np.zeros(shape, result.type.dtype))
             if loop is None:
-                loop = make_loop(program, self._backend)
+                loop = make_loop(program, self.backend)
+                self.backend = loop.backend
             loop.run(1)
             loop.write_back()
             return [result.get_value() for result in results]

@@ -2,6 +2,7 @@
 
 from pymc_vi_ext.inference.advi import ADVI, FullRankADVI
 from pymc_vi_ext.inference.bam import BaM
+from pymc_vi_ext.inference.dadvi import DADVI
 from pymc_vi_ext.inference.families import (
     FlowADVI,
     GroupedADVI,
@@ -15,6 +16,7 @@ METHODS = {
     "advi": ADVI,
     "asvgd": ASVGD,
     "bam": BaM,
+    "dadvi": DADVI,
     "flow_advi": FlowADVI,
     "fullrank_advi": FullRankADVI,
     "lowrank_advi": LowRankADVI,
@@ -27,6 +29,7 @@ METHODS = {
 __all__ = [
     "ADVI",
     "ASVGD",
+    "DADVI",
     "METHODS",
     "SVGD",
     "BaM",

@@ -27,6 +27,8 @@ from pymc_vi_ext.inference._base import EngineFit, continuous_model
 
 # Draws a step.
 _BATCH = 32
+# Steps over which the penalty's weight halves first: smaller, and a far start is never left.
+_SLOWER = 50.0
 
 
 class BaMObjective(ObjectiveFunction):
@@ -74,7 +76,7 @@ class BaMObjective(ObjectiveFunction):
         z_mean, g_mean = pt.sum(weights * z, axis=0), pt.sum(weights * scores, axis=0)
         z_away, g_away = z - z_mean, scores - g_mean
         step = pytensor.shared(floatX(0.0), "matching_step")
-        rate = floatX(batch * d) / (step + floatX(1.0))
+        rate = floatX(batch * d) / (1 + step / floatX(_SLOWER))
         part = rate / (1 + rate)
         U = rate * (weights * g_away).T.dot(g_away) + part * pt.outer(g_mean, g_mean)
         off = mu - z_mean
@@ -90,7 +92,7 @@ class BaMObjective(ObjectiveFunction):
         new_factor = cholesky((covariance + covariance.T) / 2)[rows, columns]
         diagonal = pt.switch(rows == columns, new_factor, 1.0)
         packed = pt.switch(rows == columns, diagonal + pt.log(-pt.expm1(-diagonal)), new_factor)
-        loss = pt.mean(approx.symbolic_logq - logp)
+        loss = pt.mean(approx.symbolic_logq - pt.switch(pt.isnan(logp), -np.inf, logp))
         drawn = approx.set_size_and_deterministic(
             [new_mu, packed, loss], batch, 0, more_replacements
         )
@@ -113,7 +115,7 @@ class BaM(EngineFit, Inference):
     step has a closed form and no learning rate. For a Gaussian posterior a few steps are enough,
     whatever its conditioning; every step costs :math:`O(d^3)`.
 
-    The penalty's weight is :math:`\lambda_t = B d / t`, `B` the size of the batch (`obj_n_mc`).
+    The penalty's weight is :math:`\lambda_t = B d / (1 + t / 50)`, `B` draws a step (`obj_n_mc`).
     The default rule stops where averages over two stretches of steps agree, and the result is
     the average (:class:`~pymc_vi_ext.callbacks.MatchedStop`).
 
