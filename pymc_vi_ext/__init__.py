@@ -17,9 +17,12 @@ _EXPORTS = {
     "BaM": "inference",
     "Comparison": "comparison",
     "DADVI": "inference",
+    "Empirical": "approximations.empirical",
     "FitReport": "results",
     "FullRankADVI": "inference",
     "SVGD": "inference",
+    "Pathfinder": "inference",
+    "Laplace": "inference",
     "StudentTADVI": "inference",
     "MixtureADVI": "inference",
     "LowRankADVI": "inference",
@@ -48,6 +51,7 @@ _MODULES = (
 __all__ = ["__version__", *sorted(_EXPORTS)]
 
 if TYPE_CHECKING:
+    from pymc_vi_ext.approximations.empirical import Empirical as Empirical
     from pymc_vi_ext.comparison import Comparison as Comparison
     from pymc_vi_ext.comparison import compare as compare
     from pymc_vi_ext.fitting import fit as fit
@@ -59,8 +63,10 @@ if TYPE_CHECKING:
     from pymc_vi_ext.inference import BaM as BaM
     from pymc_vi_ext.inference import FlowADVI as FlowADVI
     from pymc_vi_ext.inference import FullRankADVI as FullRankADVI
+    from pymc_vi_ext.inference import Laplace as Laplace
     from pymc_vi_ext.inference import LowRankADVI as LowRankADVI
     from pymc_vi_ext.inference import MixtureADVI as MixtureADVI
+    from pymc_vi_ext.inference import Pathfinder as Pathfinder
     from pymc_vi_ext.inference import StudentTADVI as StudentTADVI
     from pymc_vi_ext.results import FitReport as FitReport
     from pymc_vi_ext.results import StopReason as StopReason

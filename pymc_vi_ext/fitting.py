@@ -23,6 +23,7 @@ from pymc_vi_ext.callbacks.checkpoint import (
 )
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.inference import METHODS, GroupedADVI
+from pymc_vi_ext.initial import Start, begin_at, is_point
 from pymc_vi_ext.loop import Callback, fit_inference
 from pymc_vi_ext.starts import fit_several
 
@@ -32,7 +33,7 @@ def fit(
     method: str | Inference = "advi",
     model: pm.Model | None = None,
     random_seed: int | None = None,
-    start: Mapping[str, Any] | None = None,
+    start: Start = None,
     start_sigma: Mapping[str, Any] | None = None,
     inf_kwargs: Mapping[str, Any] | None = None,
     *,
@@ -58,14 +59,18 @@ def fit(
         Number of steps, at most; exactly, with ``convergence=None``.
     method : str or pymc.Inference
         ``"advi"``, ``"fullrank_advi"``, ``"lowrank_advi"``, ``"studentt_advi"``,
-        ``"mixture_advi"``, ``"flow_advi"``, ``"svgd"``, ``"asvgd"`` in any case, or an inference
+        ``"mixture_advi"``, ``"flow_advi"``, ``"bam"``, ``"dadvi"``, ``"laplace"``,
+        ``"pathfinder"``, ``"svgd"``, ``"asvgd"`` in any case, or an inference
         object, PyMC's own (a ``KLqp`` over groups, say) included.
     model : pymc.Model, optional
         By default the one on the context.
     random_seed : int, optional
         The same seed gives the same losses on the same backend.
-    start : mapping of str to array, optional
-        Starting point by name of the variables, on the model's space.
+    start : mapping of str to array, str, DataTree or Approximation, optional
+        Starting point by name of the variables, on the model's space; or where to find one:
+        ``"prior"`` (a draw), ``"map"``, ``"laplace"``, ``"pathfinder"``, a posterior, or an
+        earlier approximation of the same model, of any family. All but the first two give the
+        starting scales too.
     start_sigma : mapping of str to array, optional
         Starting standard deviations on the unconstrained space; for ``"advi"`` only.
     inf_kwargs : mapping, optional
@@ -117,7 +122,7 @@ def fit(
     Raises
     ------
     UnknownNameError
-        If there is no such method or backend; a ValueError and a KeyError.
+        If there is no such method, start or backend; a ValueError and a KeyError.
     TypeError
         If the model has no free variables, or `method` is neither a name nor an inference.
     ParametrizationError
@@ -142,7 +147,10 @@ def fit(
     >>> round(float(approx.mean.eval()[0]), 1), round(float(approx.std.eval()[0]), 1)
     (0.8, 0.5)
     """
-    inference = _inference(method, model, random_seed, start, start_sigma, inf_kwargs, groups)
+    point = start if is_point(start) else None
+    inference = _inference(method, model, random_seed, point, start_sigma, inf_kwargs, groups)
+    if not is_point(start):
+        begin_at(inference, start, random_seed)
     if obj_n_mc is not None and not obj_n_mc >= 1:
         raise ValueError(f"`obj_n_mc` counts draws a step, at least 1, not {obj_n_mc!r}.")
     # All that makes the steps what they are: a checkpoint keeps it.

@@ -78,6 +78,11 @@ class DadviOptions(FitOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """Options of a method that has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LowRankOptions(FitOptions):
     """Options of ADVI with a covariance of low rank plus diagonal."""
 
@@ -275,6 +280,13 @@ def _run_fit(
 # The others are for the constructor of the method.
 _FIT_OPTIONS = {option.name for option in dataclasses.fields(FitOptions)}
 
+
+def _run_direct(
+    model: pm.Model, name: str, options: NoOptions, draws: int, seed: int, progressbar: bool
+) -> dict[str, Any]:
+    return _run_fit(model, name, FitOptions(n=0, convergence=None), draws, seed, progressbar)
+
+
 METHODS: dict[str, Method] = {
     "nuts": Method(NutsOptions, _run_nuts),
     "advi": Method(FitOptions, _run_fit),
@@ -283,8 +295,10 @@ METHODS: dict[str, Method] = {
     "asvgd": Method(FitOptions, _run_fit),
     "bam": Method(BamOptions, _run_fit),
     "dadvi": Method(DadviOptions, _run_fit),
+    "laplace": Method(NoOptions, _run_direct),
     "lowrank_advi": Method(LowRankOptions, _run_fit),
     "studentt_advi": Method(StudentTOptions, _run_fit),
+    "pathfinder": Method(NoOptions, _run_direct),
     "mixture_advi": Method(MixtureOptions, _run_fit),
     "flow_advi": Method(FlowOptions, _run_fit),
 }

@@ -62,7 +62,7 @@ class LogDensity:
             used += array.size
         with python_only():
             [self._logp] = clone_replace([model.logp()], parts, rebuild_strict=False)
-            self._gradient = pt.grad(self._logp, self._flat)
+            self._gradient = pt.grad(self._logp, self._flat, disconnected_inputs="ignore")
 
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return log densities, (n,), and gradients, (n, d), at points (n, d)."""
@@ -88,7 +88,8 @@ class LogDensity:
     def _products(self) -> Callable[..., list[np.ndarray]]:
         vector = self._flat.type("vector")
         with python_only():
-            product = pt.grad(pt.sum(self._gradient * vector), self._flat)
+            along = pt.sum(self._gradient * vector)
+            product = pt.grad(along, self._flat, disconnected_inputs="ignore")
         return self._batched([product], [self._flat, vector])
 
     def _batched(self, outputs: list, inputs: list) -> Callable[..., list[np.ndarray]]:

@@ -10,6 +10,7 @@ from pymc_vi_ext.inference.families import (
     MixtureADVI,
     StudentTADVI,
 )
+from pymc_vi_ext.inference.quick import Laplace, Pathfinder
 from pymc_vi_ext.inference.stein import ASVGD, SVGD
 
 METHODS = {
@@ -19,8 +20,10 @@ METHODS = {
     "dadvi": DADVI,
     "flow_advi": FlowADVI,
     "fullrank_advi": FullRankADVI,
+    "laplace": Laplace,
     "lowrank_advi": LowRankADVI,
     "mixture_advi": MixtureADVI,
+    "pathfinder": Pathfinder,
     "studentt_advi": StudentTADVI,
     "svgd": SVGD,
 }
@@ -36,7 +39,9 @@ __all__ = [
     "FlowADVI",
     "FullRankADVI",
     "GroupedADVI",
+    "Laplace",
     "LowRankADVI",
     "MixtureADVI",
+    "Pathfinder",
     "StudentTADVI",
 ]
