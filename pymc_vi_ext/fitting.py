@@ -25,6 +25,7 @@ from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.inference import METHODS, GroupedADVI
 from pymc_vi_ext.initial import Start, begin_at, is_point
 from pymc_vi_ext.loop import Callback, fit_inference
+from pymc_vi_ext.objectives import OBJECTIVES, PathELBO
 from pymc_vi_ext.starts import fit_several
 
 
@@ -40,6 +41,7 @@ def fit(
     backend: str | None = "auto",
     callbacks: Sequence[Callback] | None = None,
     convergence: str | None = "default",
+    objective: Any = "elbo",
     obj_n_mc: int | None = None,
     obj_optimizer: Any = None,
     learning_rate: float | None = None,
@@ -86,8 +88,12 @@ def fit(
         same ELBO within .015 nat or so (:class:`pymc_vi_ext.callbacks.StagedStop`), warns
         where `n` steps do not suffice for that, and gives the average as result. With None the
         fit takes exactly `n` steps. In both cases a callback may end it earlier.
+    objective : {"elbo", "iwelbo", "renyi", "tempered"} or an object of `pymc_vi_ext.objectives`
+        What a method of the ELBO minimises, with its defaults or options of its own:
+        ``Renyi(alpha=0.3, K=16)``.
     obj_n_mc : int, optional
-        Draws a step for the gradient: by default 1, for ``"asvgd"`` 500.
+        Draws a step for the gradient: by default 1, for ``"asvgd"`` 500, for ``"flow_advi"`` and
+        ``"bam"`` 32.
     obj_optimizer : callable, optional
         Any of PyMC's optimizers. By default Adam in units of the approximation's own standard
         deviations (:class:`pymc_vi_ext.optimizers.WhitenedAdam`); with ``convergence=None`` Adam
@@ -147,10 +153,11 @@ def fit(
     >>> round(float(approx.mean.eval()[0]), 1), round(float(approx.std.eval()[0]), 1)
     (0.8, 0.5)
     """
-    point = start if is_point(start) else None
+    point: Any = start if is_point(start) else None
     inference = _inference(method, model, random_seed, point, start_sigma, inf_kwargs, groups)
     if not is_point(start):
         begin_at(inference, start, random_seed)
+    _set_objective(inference, objective)
     if obj_n_mc is not None and not obj_n_mc >= 1:
         raise ValueError(f"`obj_n_mc` counts draws a step, at least 1, not {obj_n_mc!r}.")
     # All that makes the steps what they are: a checkpoint keeps it.
@@ -161,6 +168,7 @@ def fit(
         "groups": groups,
         "backend": backend,
         "convergence": convergence,
+        "objective": objective,
         "obj_n_mc": obj_n_mc,
         "obj_optimizer": obj_optimizer,
         "learning_rate": learning_rate,
@@ -182,7 +190,7 @@ def _run(
     progressbar_theme: Any,
     saved: Saved | None = None,
 ) -> Approximation:
-    own = {"method", "random_seed", "inf_kwargs", "groups", "score", "obj_n_mc"}
+    own = {"method", "random_seed", "inf_kwargs", "groups", "objective", "score", "obj_n_mc"}
     keywords = {name: value for name, value in options.items() if name not in own}
     if options["obj_n_mc"] is not None:
         keywords["obj_n_mc"] = options["obj_n_mc"]
@@ -280,9 +288,31 @@ def resume(
         None if "method" in options else all_options["inf_kwargs"],
         all_options["groups"],
     )
+    _set_objective(inference, all_options["objective"])
     saved.refuse_another(inference.approx)
     left = saved.header["end"] - saved.header["step"]
     return _run(inference, left, all_options, callbacks, progressbar, default_progress_theme, saved)
+
+
+def _set_objective(inference: Inference, objective: Any) -> None:
+    """Let `inference` minimise `objective`, a name or an object, in place of its own."""
+    if objective == "elbo":
+        return
+    if isinstance(objective, str):
+        if objective.lower() not in OBJECTIVES:
+            raise UnknownNameError("objective", objective, OBJECTIVES)
+        objective = OBJECTIVES[objective.lower()]
+    if not hasattr(objective, "operator"):
+        raise TypeError(
+            f"`objective` is one of {', '.join(OBJECTIVES)} or an object of "
+            f"pymc_vi_ext.objectives, not {objective!r}."
+        )
+    if not isinstance(inference.objective.op, PathELBO):
+        raise ValueError(
+            f"{type(inference).__name__} does not minimise an ELBO: `objective` is for the methods "
+            "that end in advi."
+        )
+    inference.objective = objective.operator(inference.approx)(None)
 
 
 def _inference(

@@ -41,11 +41,11 @@ class PathELBO(KL):
         """Return the loss, in nats, divided as PyMC divides it."""
         approx = self.approx
         if stratified(approx):
-            logq = sum(_path_logq(group) for group in approx.groups)
+            logq = sum(path_logq(group) for group in approx.groups)
             prior, data = approx.sized_symbolic_varlogp, approx.sized_symbolic_datalogp
             losses = -data + self.beta * (logq - prior)
             return _stratified_mean(losses, approx) / approx.symbolic_normalizing_constant
-        logq = sum(_path_logq(group).mean(0) for group in approx.groups)
+        logq = sum(path_logq(group).mean(0) for group in approx.groups)
         logq = logq / approx.symbolic_normalizing_constant
         return -self.datalogp_norm + self.beta * (logq - self.varlogp_norm)
 
@@ -76,7 +76,7 @@ def _stratified_mean(losses: pt.TensorVariable, approx: Approximation) -> pt.Ten
     return graph_replace(mean, noise, strict=False)
 
 
-def _path_logq(group: Group) -> pt.TensorVariable:
+def path_logq(group: Group) -> pt.TensorVariable:
     """Return log q of the group's draws, (draws,), with the gradient through the draws alone."""
     draws = group.symbolic_random
     if isinstance(group, Family) and group.has_density and not isinstance(group, LowRankGroup):
