@@ -18,7 +18,7 @@ export DO_NOT_TRACK = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare validate test test-latest lint types docs bench bench-stopping schema constraints clean
+.PHONY: help setup compare validate test test-latest lint types docs bench bench-stopping bench-families schema constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 16
@@ -71,6 +71,9 @@ bench: $(VENV)/.ready $(LATEST)/.ready  ## Time steps and fits beside every riva
 bench-stopping: $(VENV)/.ready  ## Judge the stopping rules on traces and fits; writes docs/benchmarks
 	$(BIN)/python tests/benchmarks/traces.py --out docs/benchmarks
 	$(BIN)/python -W ignore tests/benchmarks/stopping.py --out docs/benchmarks $(BENCH)
+
+bench-families: $(VENV)/.ready  ## Judge the families on reference posteriors; writes docs/benchmarks
+	$(BIN)/python -W ignore tests/benchmarks/families.py --out docs/benchmarks $(BENCH)
 
 schema: $(VENV)/.ready  ## Write configs/schema.json from the code
 	$(BIN)/python -m pymc_vi_ext.comparison.config configs/schema.json

@@ -144,7 +144,7 @@ class FlowGroup(Family):
         self,
         start: Any = None,
         kind: str = "spline",
-        couplings: int = 6,
+        couplings: int = 4,
         width: int = 32,
         **_: Any,
     ) -> dict[str, np.ndarray]:

@@ -56,6 +56,7 @@ class SvgdOptions(FitOptions):
     n: int = _option(300, "Number of optimisation steps.", ge=1)
     convergence: Literal["default"] | None = _option(None, _CONVERGENCE)
     n_particles: int = _option(1000, "Number of particles.", ge=2)
+    kernel: Literal["rbf", "imq", "linear", "linear_rbf"] = _option("rbf", "Kernel.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ class FlowOptions(FitOptions):
     """Options of ADVI with a normalizing flow."""
 
     kind: Literal["spline", "affine", "planar"] = _option("spline", "Kind of the layers.")
-    couplings: int = _option(6, "Number of layers.", ge=1)
+    couplings: int = _option(4, "Number of layers.", ge=1)
     width: int = _option(32, "Width of the hidden layers.", ge=1)
 
 

@@ -1,5 +1,6 @@
 """Variational methods, each a PyMC ``Inference``, and the table of their names."""
 
+from pymc_vi_ext.inference._base import EngineFit
 from pymc_vi_ext.inference.advi import ADVI, FullRankADVI
 from pymc_vi_ext.inference.bam import BaM
 from pymc_vi_ext.inference.dadvi import DADVI
@@ -36,6 +37,7 @@ __all__ = [
     "METHODS",
     "SVGD",
     "BaM",
+    "EngineFit",
     "FlowADVI",
     "FullRankADVI",
     "GroupedADVI",

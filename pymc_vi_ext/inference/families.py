@@ -270,7 +270,7 @@ class FlowADVI(_FamilyADVI):
     def __init__(
         self,
         kind: str = "spline",
-        couplings: int = 6,
+        couplings: int = 4,
         width: int = 32,
         *,
         model: pm.Model | None = None,

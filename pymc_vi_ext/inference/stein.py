@@ -11,7 +11,7 @@ from pymc.variational.approximations import FullRank
 
 from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.inference._base import EngineFit, continuous_model
-from pymc_vi_ext.inference._kernels import rbf
+from pymc_vi_ext.inference._kernels import as_kernel, rbf
 
 
 class SVGD(EngineFit, inference.SVGD):
@@ -30,7 +30,8 @@ class SVGD(EngineFit, inference.SVGD):
     start : dict of str to array, optional
     random_seed : int, optional
         Of the particles' start too (PyMC draws that from NumPy's global generator).
-    kernel : callable
+    kernel : {"rbf", "imq", "linear", "linear_rbf"} or callable
+        Gaussian, inverse multiquadric, linear, or the sum of linear and Gaussian; or
         ``kernel(particles) -> (k, repulsion)``.
     temperature : float
         Divides the density's part of the direction.
@@ -38,7 +39,7 @@ class SVGD(EngineFit, inference.SVGD):
     Raises
     ------
     ValueError
-        If there are fewer than two particles.
+        If there are fewer than two particles, or no kernel of this name.
     TypeError
         If the model has no free variables.
     ParametrizationError
@@ -79,7 +80,7 @@ class SVGD(EngineFit, inference.SVGD):
                 model=model,
                 start=start,
                 random_seed=random_seed,
-                kernel=kernel,
+                kernel=as_kernel(kernel),
                 **kwargs,
             )
         self.seed = random_seed
@@ -101,8 +102,8 @@ class ASVGD(EngineFit, inference.ASVGD):
     model : pymc.Model, optional
         By default the one on the context.
     random_seed : int, optional
-    kernel : callable
-        ``kernel(particles) -> (k, repulsion)``.
+    kernel : {"rbf", "imq", "linear", "linear_rbf"} or callable
+        As of :class:`SVGD`.
     temperature : float
         Divides the density's part of the direction. The default, 1, underestimates variances.
 
@@ -134,7 +135,7 @@ class ASVGD(EngineFit, inference.ASVGD):
             with python_only():
                 approx = FullRank(model=model, random_seed=random_seed)
         # Past inference.ASVGD, whose constructor only warns and makes the same default.
-        super(inference.ASVGD, self).__init__(approx=approx, kernel=kernel, **kwargs)
+        super(inference.ASVGD, self).__init__(approx=approx, kernel=as_kernel(kernel), **kwargs)
         self.seed = random_seed
 
     def fit(self, n: int = 10_000, *args: Any, obj_n_mc: int = 500, **kwargs: Any) -> Any:
