@@ -19,6 +19,7 @@ from pymc_vi_ext.engine.density import LogDensity
 # Modes nearer than this, in standard deviations of the Gaussian around the higher one, are one.
 _SAME_MODE = 0.5
 _MOST_ITERATIONS = 300
+_MOST_HALVINGS = 40
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,37 @@ def find_mode(density: LogDensity, start: np.ndarray) -> Mode | None:
 
 
 def find_modes(density: LogDensity, starts: np.ndarray) -> list[Mode]:
-    """Return the different modes that are found from `starts`, (n, d), heaviest first."""
+    """Return the different modes that are found from `starts`, (n, d), heaviest first.
+
+    Their covariances are those of :func:`within_reach`.
+    """
     modes: list[Mode] = []
-    climbed = (find_mode(density, start) for start in starts)
-    for mode in sorted((m for m in climbed if m is not None), key=lambda m: -m.log_mass):
+    climbed = [find_mode(density, start) for start in starts]
+    found = [within_reach(density, mode) for mode in climbed if mode is not None]
+    for mode in sorted(found, key=lambda m: -m.log_mass):
         if all(_distance(mode.point, other) > _SAME_MODE for other in modes):
             modes.append(mode)
     return modes
+
+
+def within_reach(density: LogDensity, mode: Mode) -> Mode:
+    """Shorten the Gaussian around a mode where the density falls sooner than its curvature says.
+
+    A mode that is flat to second order has an endless Gaussian. Along each axis of the covariance
+    the standard deviation is halved until the log density, a standard deviation away on either
+    side, is on average no more than 2 below the mode's; a Gaussian's is 1/2 below.
+    """
+    variances, axes = np.linalg.eigh(mode.cov)
+    scales = np.sqrt(variances)
+    for _ in range(_MOST_HALVINGS):
+        steps = (axes * scales).T
+        logp, _ = density(np.concatenate([mode.point + steps, mode.point - steps]))
+        falls = mode.logp - np.where(np.isfinite(logp), logp, -np.inf).reshape(2, -1).mean(axis=0)
+        far = falls > 2.0
+        if not far.any():
+            break
+        scales = np.where(far, scales / 2, scales)
+    return Mode(mode.point, (axes * scales**2) @ axes.T, mode.logp)
 
 
 def _distance(point: np.ndarray, mode: Mode) -> float:

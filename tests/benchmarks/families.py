@@ -252,6 +252,8 @@ def as_markdown(rows: list[Row], lines: list[str]) -> str:
         for method in METHODS:
             found = [row.seconds for row in references if row.method == method]
             cold = [row.compile_s for row in references if row.method == method]
+            if not np.isfinite(found).any():
+                continue
             text.append(
                 f"- {method}: {np.nanmedian(found):.1f} s, the most of compiling "
                 f"{np.nanmax(cold):.1f} s."
