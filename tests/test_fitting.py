@@ -296,7 +296,7 @@ def test_compile_kwargs_choose_a_pytensor_mode(conjugate):
     ("options", "error", "message"),
     [
         ({"method": "avdi"}, ValueError, "Unknown method 'avdi': the known ones are advi, asvgd"),
-        ({"method": "avdi"}, KeyError, "fullrank_advi, svgd"),
+        ({"method": "avdi"}, KeyError, "studentt_advi, svgd"),
         ({"method": 3}, TypeError, "`method` is a name"),
         ({"backend": "tpu"}, ValueError, "Unknown backend 'tpu': the known ones are auto, c, jax"),
         ({"n": -1}, ValueError, "whole number from 0"),

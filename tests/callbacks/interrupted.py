@@ -17,7 +17,7 @@ import pymc_vi_ext as vix
 class Report:
     """Prints the step, slowly enough for a reader to follow."""
 
-    every = 50
+    every = 25
 
     def __call__(self, approx, losses, i):
         print(i, flush=True)
@@ -36,7 +36,7 @@ def main():
     what, path, backend = sys.argv[1:4]
     options = {"progressbar": False, "random_seed": 7, "backend": backend, "model": model()}
     if what == "fit":
-        callbacks = [Report(), vix.callbacks.Checkpoint(path, every=50)]
+        callbacks = [Report(), vix.callbacks.Checkpoint(path, every=25)]
         vix.fit(1_500, callbacks=callbacks, **options)
         return
     resumed = vix.resume(path, options["model"], progressbar=False)

@@ -245,7 +245,8 @@ def test_a_result_survives_the_disk(finished, tmp_path):
 
 def test_every_method_has_options_with_defaults():
     for name in METHODS:
-        assert make_spec(name).all_options
+        # Laplace's approximation and Pathfinder have none.
+        assert make_spec(name).all_options or name in ("laplace", "pathfinder")
 
 
 def test_importing_the_comparison_stays_light():
