@@ -130,7 +130,8 @@ def fit_inference(
     """
     check_steps(n)
     callbacks = check_callbacks(callbacks)
-    if not getattr(inference, "has_optimizer", True):
+    has_optimizer = getattr(inference, "has_optimizer", True)
+    if not has_optimizer:
         given = {
             "obj_optimizer": update_kwargs.get("obj_optimizer"),
             "learning_rate": learning_rate,
@@ -165,7 +166,9 @@ def fit_inference(
         rate = {} if learning_rate is None else {"learning_rate": learning_rate}
         rule = None if convergence is None else _rule(inference)
         optimizer = update_kwargs.get("obj_optimizer")
-        if optimizer is None and rule is not None:
+        if not has_optimizer:
+            pass
+        elif optimizer is None and rule is not None:
             optimizer = WhitenedAdam(approx, **rate)
         elif optimizer is None:
             optimizer = AnnealedAdam(**rate, average=not approx.any_histograms)
