@@ -73,12 +73,15 @@ def find_mode(density: LogDensity, start: np.ndarray) -> Mode | None:
     if not np.isfinite(found.fun):
         return None
     precision = -density.hessian(found.x)
-    if not np.isfinite(precision).all():
+    if not (np.isfinite(precision).all() and (np.diag(precision) > 0).all()):
         return None
-    values = np.linalg.eigvalsh(precision)
-    if values[0] <= 1e-10 * values[-1]:
+    # In units in which its diagonal is 1: the variables' own may differ by any power of ten.
+    unit = 1 / np.sqrt(np.diag(precision))
+    values, vectors = np.linalg.eigh(unit[:, None] * precision * unit)
+    if values[0] <= 1e-10:
         return None
-    return Mode(found.x, np.linalg.inv(precision), -float(found.fun))
+    cov = unit[:, None] * (vectors / values) @ vectors.T * unit
+    return Mode(found.x, cov, -float(found.fun))
 
 
 def find_modes(density: LogDensity, starts: np.ndarray) -> list[Mode]:

@@ -147,5 +147,5 @@ def test_starts_that_a_model_has_not():
 
 
 def test_softplus_inverse():
-    x = np.array([1e-3, 1.0, 30.0])
+    x = np.array([1e-3, 1.0, 30.0, 1e5])
     np.testing.assert_allclose(np.logaddexp(0, softplus_inverse(x)), x, rtol=1e-9)

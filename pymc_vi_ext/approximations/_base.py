@@ -111,7 +111,7 @@ def normal_log_density(standard: pt.TensorVariable) -> pt.TensorVariable:
 
 def softplus_inverse(x: Any) -> np.ndarray:
     """Return what `softplus` maps to `x`."""
-    return np.log(np.expm1(x))
+    return x + np.log(-np.expm1(-x))
 
 
 def unpacked(packed: pt.TensorVariable, d: int) -> pt.TensorVariable:

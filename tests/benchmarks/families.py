@@ -112,13 +112,13 @@ def judged(
     row = Row(name, int(d), method)
     started = time.perf_counter()
     try:
-        with warnings.catch_warnings(), at_most(int(4 * limit)):
+        with warnings.catch_warnings(), at_most(int(10 * limit)):
             warnings.simplefilter("ignore")
             approx = METHODS[method](model, limit)
             row.seconds = time.perf_counter() - started
             tree = vix.to_datatree(approx, DRAWS, random_seed=SEED)
     except TimeoutError:
-        row.stopped = f"no result in {int(4 * limit)} s"
+        row.stopped = f"no result in {int(10 * limit)} s"
         return row
     except Exception as error:
         row.stopped = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
