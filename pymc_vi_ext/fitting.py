@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pymc as pm
 
@@ -153,8 +154,16 @@ def fit(
     >>> round(float(approx.mean.eval()[0]), 1), round(float(approx.std.eval()[0]), 1)
     (0.8, 0.5)
     """
+    n_starts = whole_number("n_starts", n_starts)
     point: Any = start if is_point(start) else None
     inference = _inference(method, model, random_seed, point, start_sigma, inf_kwargs, groups)
+    by_itself = getattr(inference, "optimizes_itself", False)
+    if by_itself and (n_starts != 1 or not is_point(start)):
+        name = "start" if n_starts == 1 else "n_starts"
+        raise ValueError(
+            f"{type(inference).__name__} finds its optimum by itself: leave out {name}"
+            f"{'; values by name of the variables can start DADVI' * (name == 'start')}."
+        )
     if not is_point(start):
         begin_at(inference, start, random_seed)
     _set_objective(inference, objective)
@@ -176,7 +185,6 @@ def fit(
         "include_transformed": include_transformed,
         **pm_fit_kwargs,
     }
-    n_starts = whole_number("n_starts", n_starts)
     run = partial(_run, inference, n, options, callbacks, progressbar, progressbar_theme)
     return run() if n_starts == 1 else fit_several(inference, n_starts, random_seed, run)
 
@@ -294,9 +302,15 @@ def resume(
     return _run(inference, left, all_options, callbacks, progressbar, default_progress_theme, saved)
 
 
+# What an inference minimises by itself: one object may be fitted with several objectives.
+_own_objectives: "WeakKeyDictionary[Inference, Any]" = WeakKeyDictionary()
+
+
 def _set_objective(inference: Inference, objective: Any) -> None:
     """Let `inference` minimise `objective`, a name or an object, in place of its own."""
+    own = _own_objectives.setdefault(inference, inference.objective)
     if objective == "elbo":
+        inference.objective = own
         return
     if isinstance(objective, str):
         if objective.lower() not in OBJECTIVES:
@@ -307,7 +321,7 @@ def _set_objective(inference: Inference, objective: Any) -> None:
             f"`objective` is one of {', '.join(OBJECTIVES)} or an object of "
             f"pymc_vi_ext.objectives, not {objective!r}."
         )
-    if not isinstance(inference.objective.op, PathELBO):
+    if not isinstance(own.op, PathELBO):
         raise ValueError(
             f"{type(inference).__name__} does not minimise an ELBO: `objective` is for the methods "
             "that end in advi."

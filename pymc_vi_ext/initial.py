@@ -97,6 +97,11 @@ def mode_of(model: pm.Model, backend: str | None = "auto") -> Mode:
         If the climb ends nowhere: the density grows without bound, or is flat.
     """
     density = LogDensity(model, backend)
+    if density.random:
+        raise ValueError(
+            "The mode of a model with minibatches changes with each of them: build the model with "
+            "all its data for this, or start elsewhere."
+        )
     mode = find_mode(density, density.start)
     if mode is None:
         raise ValueError(
@@ -166,11 +171,12 @@ def _set_gaussians(approx: Approximation, mean: np.ndarray, cov: np.ndarray) -> 
 def _set_means(approx: Approximation, point: np.ndarray) -> None:
     """Move the approximation so that its means are at `point`."""
     for group in approx.groups:
+        if isinstance(group, MixtureGroup | FullRankMixtureGroup) and group.K > 1:
+            # Its components are at the modes already.
+            continue
         own = point[_columns(approx, group)]
         name = "mu" if "mu" in group.params_dict else "histogram"
         parameter = group.params_dict[name]
         value = parameter.get_value()
         around = value.mean(axis=0) if value.ndim > 1 else value
-        if isinstance(group, MixtureGroup | FullRankMixtureGroup):
-            around = group.mean.eval(mode="FAST_COMPILE")
         parameter.set_value((value + own - around).astype(value.dtype))

@@ -54,6 +54,7 @@ class _Session:
     key: Any
     # Of the options some are in `key` by their id only: this keeps them, and so their ids, alive.
     keywords: Mapping[str, Any]
+    objective: Any
     program: StepProgram
     loop: Loop
     optimizer: Any
@@ -149,11 +150,13 @@ def fit_inference(
         )
     if convergence not in (None, "default"):
         raise UnknownNameError("stopping rule", convergence, ("default", None))
+    _check_tempering(inference, n, convergence, saved)
     scored = inference.objective.op.returns_loss and score is not False
     key = _freeze(
         (
             (backend, scored, learning_rate, convergence, pytensor.config.floatX),
             (compile_kwargs, update_kwargs),
+            id(inference.objective),
         )
     )
     session = _sessions.get(inference)
@@ -183,7 +186,7 @@ def fit_inference(
         program.restart(seed)
         loop = make_loop(program, backend, compile_kwargs)
         timings[1] = loop.compile_s
-        session = _Session(key, keywords, program, loop, optimizer, rule)
+        session = _Session(key, keywords, inference.objective, program, loop, optimizer, rule)
         _sessions[inference] = session
     else:
         session.program.restart(seed)
@@ -243,6 +246,8 @@ def _run(
         saved.restore(approx.fit_state)
     elif rule is not None:
         rule.begin(approx)
+    if rule is not None:
+        rule.wait_until = getattr(inference.objective.op, "steps", 0)
     if saved is None and (begin := getattr(session.optimizer, "begin", None)):
         begin(n)
     compiled_before = session.loop.compile_s
@@ -477,6 +482,20 @@ def _one_step(loop: Loop) -> float | None:
     losses = loop.run(1)
     loop.write_back()
     return None if losses is None else float(losses[0])
+
+
+def _check_tempering(
+    inference: Inference, n: int, convergence: str | None, saved: Saved | None
+) -> None:
+    """Raise where a tempered objective would end, or be averaged, before it is the posterior's."""
+    steps = getattr(inference.objective.op, "steps", 0)
+    # Without a stopping rule the iterates of the second half are averaged.
+    needed = steps + 1 if convergence else 2 * steps
+    if steps and saved is None and n < needed:
+        raise ValueError(
+            f"The objective is tempered for its first {steps:,} steps, and n={n:,} ends too soon: "
+            f"take at least {needed:,}, or Tempered(steps=...) with fewer."
+        )
 
 
 def check_steps(n: int) -> None:

@@ -146,6 +146,14 @@ def test_starts_that_a_model_has_not():
         begun(flat, "map")
 
 
+def test_components_stay_at_their_modes():
+    with pm.Model() as model:
+        pm.NormalMixture("x", w=[0.3, 0.7], mu=[-3.0, 3.0], sigma=0.5)
+    approx = begun(model, "map", "mixture_advi")
+    means = approx.groups[0].params_dict["mu"].get_value()[:, 0]
+    np.testing.assert_allclose(sorted(means), [-3.0, 3.0], atol=1e-3)
+
+
 def test_softplus_inverse():
     x = np.array([1e-3, 1.0, 30.0, 1e5])
     np.testing.assert_allclose(np.logaddexp(0, softplus_inverse(x)), x, rtol=1e-9)

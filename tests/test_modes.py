@@ -45,6 +45,20 @@ def test_mixture_advi_finds_both_modes_from_every_seed(K):
         assert gaps.mean() - 3 * gaps.std() / gaps.size**0.5 < 0.01
 
 
+def test_a_narrow_ridge_is_climbed_to_its_end():
+    """A quadratic trend on raw years: the mode is least squares, to a thousandth of an sd."""
+    years = np.arange(1960.0, 2020.0)
+    x = np.stack([np.ones_like(years), years, years**2 / 1000], axis=1)
+    y = 0.1 * (years - 1990) + np.random.default_rng(1).normal(size=60)
+    with pm.Model() as model:
+        b = pm.Normal("b", 0.0, 100.0, shape=3)
+        pm.Normal("y", x @ b, 1.0, observed=y)
+    mode = find_mode(LogDensity(model), np.zeros(3))
+    precision = x.T @ x + np.eye(3) / 100.0**2
+    away = mode.point - np.linalg.solve(precision, x.T @ y)
+    assert away @ precision @ away < 1e-4
+
+
 def test_a_flat_mode_is_shortened():
     """exp(-x^4) is flat to second order: its Gaussian would be endless."""
     with pm.Model() as model:

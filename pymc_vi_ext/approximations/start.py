@@ -132,13 +132,15 @@ def _full_rank_student_t(group: FullRankStudentTGroup, mean: np.ndarray, cov: np
 
 def _mixture(group: MixtureGroup, mean: np.ndarray, cov: np.ndarray) -> dict:
     means = _scattered(group, mean, cov)
-    return {"mu": means, "rho": np.tile(softplus_inverse(mean_field_scales(cov)), (group.K, 1))}
+    scales = softplus_inverse(mean_field_scales(cov))
+    return {"mu": means, "rho": np.tile(scales, (group.K, 1)), "logits": np.zeros(group.K)}
 
 
 def _full_rank_mixture(group: FullRankMixtureGroup, mean: np.ndarray, cov: np.ndarray) -> dict:
     return {
         "mu": _scattered(group, mean, cov),
         "L_tril": np.tile(packed_factor(cov), (group.K, 1)),
+        "logits": np.zeros(group.K),
     }
 
 

@@ -48,6 +48,7 @@ class MatchedStop(Callback):
     """
 
     finds_convergence = True
+    wait_until = 0
     _saved = ("means", "covs", "next_check", "gap")
 
     def __init__(self, tolerance: float = 0.01):

@@ -99,6 +99,8 @@ class StagedStop(Callback):
     """
 
     finds_convergence = True
+    # Until this step the objective itself changes, and there is nothing to judge.
+    wait_until = 0
     _start: np.ndarray | None
 
     _saved = (
@@ -191,6 +193,8 @@ class StagedStop(Callback):
         self._next_check = _FIRST_CHECK
 
     def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+        if i <= self.wait_until:
+            return
         self._collect()
         if losses is not None and self._first_losses is None:
             self._first_losses = losses[-steps:].copy()

@@ -10,7 +10,7 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 
-from pymc.pytensorf import floatX
+from pymc.pytensorf import collect_default_updates, floatX
 from pytensor import config
 from pytensor.graph.replace import clone_replace, vectorize_graph
 
@@ -33,6 +33,8 @@ class LogDensity:
     ----------
     start : array of shape (d,)
         The model's initial point, all free variables one after the other.
+    random : bool
+        Whether the model draws minibatches, so that each call sees other data.
     backend : str
         What runs it; known after the first call.
 
@@ -62,6 +64,7 @@ class LogDensity:
             used += array.size
         with python_only():
             [self._logp] = clone_replace([model.logp()], parts, rebuild_strict=False)
+            self.random = bool(collect_default_updates(inputs=[self._flat], outputs=[self._logp]))
             self._gradient = pt.grad(self._logp, self._flat, disconnected_inputs="ignore")
 
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -92,6 +92,9 @@ class BaMObjective(ObjectiveFunction):
         new_factor = cholesky((covariance + covariance.T) / 2)[rows, columns]
         diagonal = pt.switch(rows == columns, new_factor, 1.0)
         packed = pt.switch(rows == columns, diagonal + pt.log(-pt.expm1(-diagonal)), new_factor)
+        some = pt.any(finite)
+        new_mu = pt.switch(some, new_mu, mu)
+        packed = pt.switch(some, packed, group.params_dict["L_tril"])
         loss = pt.mean(approx.symbolic_logq - pt.switch(pt.isnan(logp), -np.inf, logp))
         drawn = approx.set_size_and_deterministic(
             [new_mu, packed, loss], batch, 0, more_replacements

@@ -75,8 +75,8 @@ class DADVI(KLqp):
     Linear response is the change of the draws' means :math:`\mu + e^\omega \bar z` when the log
     density is tilted by a linear function: :math:`-J H^{-1} J^T` with `J` the derivative of these
     means. It is a covariance, correlations included, and that of the posterior where this is
-    Gaussian, for any draws. The sandwich formula gives the error of the optimum that the choice
-    of draws makes.
+    Gaussian, for any draws. The means :math:`\mu` keep the error that the choice of draws makes;
+    the sandwich formula says how large it is.
 
     Up to 300 dimensions the result is the full-rank Gaussian with that covariance; beyond, the
     mean field, and :meth:`linear_response` gives covariances of named variables.
@@ -186,7 +186,13 @@ class DADVI(KLqp):
         callbacks = check_callbacks(callbacks)
         started = time.perf_counter()
         if self._density is None:
-            self._density = LogDensity(self.approx.model, backend)
+            density = LogDensity(self.approx.model, backend)
+            if density.random:
+                raise ValueError(
+                    "DADVI needs the same data at every step: build the model without Minibatch, "
+                    "or use ADVI."
+                )
+            self._density = density
             points = self._points(self._mu, self._omega)
             self._density(points)
             self._density.hessian_products(points, self.draws)
@@ -239,8 +245,10 @@ class DADVI(KLqp):
         return approx
 
     def refine(self, n: int, progressbar: bool = True, **_: Any) -> None:
-        """Take up to `n` more Newton steps."""
-        self.fit(n, progressbar=progressbar)
+        """Optimise again, from where the last fit stopped, with its callbacks."""
+        if self.state is None:
+            raise TypeError("Need to call `.fit` first")
+        self.fit(n, callbacks=self.state.callbacks, progressbar=progressbar)
 
     @property
     def mean_field_std(self) -> np.ndarray:
@@ -332,6 +340,11 @@ class DADVI(KLqp):
     def _optimise(self, after: Any) -> str:
         """Take Newton steps until they gain nothing; return what the last ones gained."""
         d, before = len(self._mu), np.inf
+        if not np.isfinite(self._loss(self._mu, self._omega)[0]):
+            raise FloatingPointError(
+                "The log density is not finite around the start, at a tenth of a unit on the "
+                "unconstrained space: give another `start`, by name of the variables."
+            )
         while True:
             # In units of the mean field itself, which change as it does.
             mu, omega, unit = self._mu, self._omega, np.exp(self._omega)
@@ -362,7 +375,7 @@ class DADVI(KLqp):
             )
             self._mu, self._omega = natural(found.x)
             gain = before - found.fun
-            if gain < _LEAST_GAIN:
+            if not gain >= _LEAST_GAIN:
                 return f"the last Newton steps gained {max(gain, 0.0):.1g} nat"
             before = found.fun
 

@@ -218,7 +218,9 @@ class MixtureADVI(_FamilyADVI):
         means = group.params_dict["mu"].get_value()
         more = group.rng.normal(size=(_CLIMBS_PER_COMPONENT * group.K, group.ddim))
         starts = np.concatenate([means, means.mean(axis=0) + spread * more])
-        modes = find_modes(LogDensity(group.model), starts)
+        density = LogDensity(group.model)
+        # With minibatches there is no one density to climb.
+        modes = [] if density.random else find_modes(density, starts)
         if modes:
             masses = np.exp([mode.log_mass - modes[0].log_mass for mode in modes])
             set_components(

@@ -68,6 +68,10 @@ class _Direct(Inference):
         )
         return approx
 
+    def refine(self, *args: Any, **kwargs: Any) -> None:
+        """Raise: there are no steps to take more of."""
+        raise TypeError(f"{type(self).__name__} takes no steps that could go on.")
+
     def _find(self, backend: str | None) -> str:
         raise NotImplementedError
 

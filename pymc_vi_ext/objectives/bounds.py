@@ -21,9 +21,8 @@ from pymc.variational.opvi import (
 )
 from pytensor.gradient import disconnected_grad
 
-from pymc_vi_ext.approximations import FlowGroup
 from pymc_vi_ext.approximations._base import LOG_2PI
-from pymc_vi_ext.objectives.elbo import PathELBO, path_logq, stratified
+from pymc_vi_ext.objectives.elbo import PathELBO, has_path, path_logq, stratified
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,17 @@ class Tempered:
             raise ValueError(f"`steps` must be a whole number from 1, not {self.steps!r}.")
 
     def operator(self, approx: Approximation) -> KL:
-        """Return PyMC's operator, with a counter of its own."""
+        """Return PyMC's operator, with a counter of its own.
+
+        Raises
+        ------
+        ParametrizationError
+            If a group is a mixture: its components are sought at the modes already.
+        """
+        if stratified(approx):
+            raise ParametrizationError(
+                'A mixture starts at the modes and needs no tempering: use objective="elbo".'
+            )
         return _TemperedOperator(approx, self.first, self.steps)
 
 
@@ -242,14 +251,18 @@ class _RenyiOperator(KL):
 
     def apply(self, f: Any) -> pt.TensorVariable:
         approx, alpha = self.approx, floatX(self.alpha)
-        logq = sum(path_logq(group) for group in approx.groups)
+        # Groups whose draws cannot be followed without their score get the plain gradient.
+        followed_all = all(has_path(group) for group in approx.groups)
+        logq = (
+            sum(path_logq(group) for group in approx.groups)
+            if followed_all
+            else approx.symbolic_logq
+        )
         log_ratios = (approx.sized_symbolic_logp - logq).reshape((-1, self.K))
         powers = (1 - alpha) * log_ratios
         bound = (pt.logsumexp(powers, axis=1) - floatX(np.log(self.K))) / (1 - alpha)
         shares = pt.special.softmax(powers, axis=1)
-        # Draws of a flow are not followed without their score: its gradient is the plain one.
-        plain = any(isinstance(group, FlowGroup) for group in approx.groups)
-        weights = shares if plain else alpha * shares + (1 - alpha) * shares**2
+        weights = alpha * shares + (1 - alpha) * shares**2 if followed_all else shares
         followed = pt.sum(disconnected_grad(weights) * log_ratios, axis=1)
         value = disconnected_grad(bound - followed) + followed
         return -pt.mean(value) / approx.symbolic_normalizing_constant

@@ -76,6 +76,11 @@ def _stratified_mean(losses: pt.TensorVariable, approx: Approximation) -> pt.Ten
     return graph_replace(mean, noise, strict=False)
 
 
+def has_path(group: Group) -> bool:
+    """Tell whether the gradient of log q through the draws alone is known of `group`."""
+    return type(group) in _DENSITY_GRADIENTS or (isinstance(group, Family) and group.has_density)
+
+
 def path_logq(group: Group) -> pt.TensorVariable:
     """Return log q of the group's draws, (draws,), with the gradient through the draws alone."""
     draws = group.symbolic_random

@@ -97,3 +97,23 @@ def test_errors(fitted):
         vix.DADVI(n_draws=1, model=model)
     with pytest.raises(TypeError, match="Need to call"):
         vix.DADVI(model=model).linear_response(["x"])
+    with pytest.raises(ValueError, match="DADVI finds its optimum by itself: leave out n_starts"):
+        vix.fit(10, "dadvi", model=model, n_starts=2, **QUIET)
+    with pytest.raises(ValueError, match="leave out start; values by name"):
+        vix.fit(10, "dadvi", model=model, start="prior", **QUIET)
+
+
+def test_densities_that_it_cannot_optimise():
+    data = pm.Minibatch(np.ones(50), batch_size=5)
+    with pm.Model() as batches:
+        mu = pm.Normal("mu")
+        pm.Normal("y", mu, observed=data, total_size=50)
+    with pytest.raises(ValueError, match="needs the same data at every step"):
+        vix.fit(10, "dadvi", model=batches, **QUIET)
+    with pytest.raises(ValueError, match="mode of a model with minibatches"):
+        vix.fit(method="laplace", model=batches, **QUIET)
+    with pm.Model() as bounded:
+        top = pm.HalfNormal("top", 10.0)
+        pm.Uniform("y", 0.0, top, observed=[3.0, 30.0])
+    with pytest.raises(FloatingPointError, match="not finite around the start"):
+        vix.fit(10, "dadvi", model=bounded, **QUIET)

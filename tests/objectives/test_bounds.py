@@ -118,11 +118,38 @@ def test_tempering_ends_at_the_posterior():
     assert approx.cov.eval()[0, 1] == pytest.approx(R, abs=0.1)
 
 
+def test_tempered_fits_do_not_stop_before_the_posterior():
+    """The rule waits for the temperature; too few steps are refused."""
+    approx = vix.fit(model=correlated(), objective=Tempered(steps=2_000), random_seed=1, **QUIET)
+    assert approx.report.converged
+    assert approx.report.steps > 2_000
+    np.testing.assert_allclose(approx.std.eval(mode="FAST_COMPILE"), 0.6, rtol=0.1)
+    with pytest.raises(ValueError, match="tempered for its first 1,000 steps, and n=800"):
+        vix.fit(800, model=correlated(), objective="tempered", **QUIET)
+    with pytest.raises(ValueError, match="take at least 2,000"):
+        vix.fit(1_500, model=correlated(), objective="tempered", convergence=None, **QUIET)
+
+
+def test_one_inference_with_several_objectives():
+    """Each fit minimises what it was asked for, and "elbo" is the method's own again."""
+    with pm.Model() as model:
+        pm.StudentT("x", nu=3.0)
+    inference = vix.ADVI(model=model, random_seed=1)
+    options = {"method": inference, "convergence": None, "backend": "jax", **QUIET}
+    first = vix.fit(1_500, **options).std.eval(mode="FAST_COMPILE")[0]
+    bound = Renyi(0.0, K=16)
+    second = vix.fit(1_500, objective=bound, **options).std.eval(mode="FAST_COMPILE")[0]
+    third = vix.fit(1_500, **options).std.eval(mode="FAST_COMPILE")[0]
+    assert second > 1.1 * first
+    assert third == pytest.approx(first, rel=0.05)
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("method", ["advi", "lowrank_advi", "studentt_advi"])
 def test_every_objective_with_every_family(name, method):
+    objective = Tempered(steps=20) if name == "tempered" else name
     approx = vix.fit(
-        60, method, correlated(), 1, objective=name, convergence=None, backend="jax", **QUIET
+        60, method, correlated(), 1, objective=objective, convergence=None, backend="jax", **QUIET
     )
     assert np.isfinite(approx.hist).all()
 
@@ -135,6 +162,7 @@ def test_every_objective_with_every_family(name, method):
         ("svgd", "renyi", ValueError, "SVGD does not minimise an ELBO"),
         ("bam", "renyi", ValueError, "BaM does not minimise an ELBO"),
         ("mixture_advi", "iwelbo", ParametrizationError, 'use objective="elbo" for mixtures'),
+        ("mixture_advi", "tempered", ParametrizationError, "needs no tempering"),
         ("lowrank_advi", ELBO("entropy"), ParametrizationError, "no closed form here"),
     ],
 )
