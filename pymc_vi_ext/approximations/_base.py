@@ -12,6 +12,7 @@ import pytensor.tensor as pt
 from pymc.pytensorf import floatX
 from pymc.variational.approximations import SingleGroupApproximation
 from pymc.variational.opvi import Approximation, Group, ParametrizationError, node_property
+from pytensor import config
 from pytensor.compile.sharedvalue import SharedVariable
 
 LOG_2PI = float(np.log(2 * np.pi))
@@ -55,6 +56,10 @@ class Family(Group):
             self.shared_params: dict[str, SharedVariable] = {
                 name: pytensor.shared(floatX(values[name]), name) for name in self.__param_spec__
             }
+        # PyMC's own has a column for each variable.
+        self.symbolic_initial = pt.tensor(
+            f"{type(self).__name__}_noise", shape=(None, self.noise_dim), dtype=config.floatX
+        )
         self._finalize_init()
 
     def _sizes(self) -> dict[str, int]:
@@ -63,10 +68,6 @@ class Family(Group):
 
     def _new_initial_shape(self, size: Any, dim: Any, more_replacements: Any = None) -> Any:
         return pt.stack([size, self.noise_dim])
-
-    def _new_initial(self, size: Any, deterministic: Any, more_replacements: Any = None) -> Any:
-        noise = super()._new_initial(size, deterministic, more_replacements)
-        return pt.specify_shape(noise, (None, self.noise_dim))
 
     @node_property
     def symbolic_logq_not_scaled(self) -> pt.TensorVariable:
@@ -86,6 +87,13 @@ class OneGroup(SingleGroupApproximation):
     def __init__(self, group: Group):
         # Past the constructor between, which makes the group itself.
         Approximation.__init__(self, [group], model=group.model)
+
+
+def length(parameter: pt.TensorVariable, axis: int) -> int:
+    """Return the length of a parameter, a shared variable or a user's expression."""
+    if isinstance(parameter, SharedVariable):
+        return int(parameter.get_value(borrow=True).shape[axis])
+    return int(parameter.shape[axis].eval())
 
 
 def at_least(name: str, value: Any, smallest: int) -> int:

@@ -11,7 +11,7 @@ import pytensor.tensor as pt
 from pymc.variational.opvi import Group, ParametrizationError, node_property
 from pytensor.tensor.linalg import cholesky, solve_triangular
 
-from pymc_vi_ext.approximations._base import LOG_2PI, Family, at_least
+from pymc_vi_ext.approximations._base import LOG_2PI, Family, at_least, length
 
 # Factors start at this part of the standard deviations: at 0 their gradient would be 0.
 _START = 0.1
@@ -82,7 +82,7 @@ class LowRankGroup(Family):
     @property
     def rank(self) -> int:
         """Columns of `W`."""
-        return int(self.params_dict["W"].shape.eval()[1])
+        return length(self.params_dict["W"], 1)
 
     @property
     def noise_dim(self) -> int:

@@ -14,6 +14,7 @@ from pytensor.tensor.linalg import solve_triangular
 from pymc_vi_ext.approximations._base import (
     Family,
     at_least,
+    length,
     log_sd_of_factor,
     normal_log_density,
     packed_identity,
@@ -54,7 +55,7 @@ class _Mixture(Family):
     @property
     def K(self) -> int:
         """Number of components."""
-        return int(self.params_dict["logits"].shape.eval()[0])
+        return length(self.params_dict["logits"], 0)
 
     @node_property
     def weights(self) -> pt.TensorVariable:

@@ -51,7 +51,8 @@ class LogDensity:
     """
 
     def __init__(self, model: pm.Model, backend: str | None = "auto"):
-        self.backend, self._check_bounds = backend, model.check_bounds
+        self._asked, self._check_bounds = backend, model.check_bounds
+        self.backend = (backend or "auto").lower()
         point = model.initial_point()
         values = [model.rvs_to_values[rv] for rv in model.free_RVs]
         arrays = [np.asarray(point[value.name]) for value in values]
@@ -106,6 +107,7 @@ class LogDensity:
             dict(zip(results, graphs, strict=True)), check_bounds=self._check_bounds
         )
         loop: Loop | None = None
+        chosen = (self._asked or "auto").lower() == "auto"
 
         def evaluate(*arrays: np.ndarray) -> list[np.ndarray]:
             nonlocal loop
@@ -115,9 +117,17 @@ class LogDensity:
                 shape = (len(arrays[0]), *result.get_value(borrow=True).shape[1:])
                 result.set_value(np.zeros(shape, result.type.dtype))
             if loop is None:
-                loop = make_loop(program, self.backend)
+                loop = make_loop(program, self._asked)
                 self.backend = loop.backend
-            loop.run(1)
+            try:
+                loop.run(1)
+            except NotImplementedError:
+                # Another number of points is compiled anew, and may not lower as the first did.
+                if not chosen or loop.backend != "jax":
+                    raise
+                loop = make_loop(program, "numba")
+                self.backend = loop.backend
+                loop.run(1)
             loop.write_back()
             return [result.get_value() for result in results]
 

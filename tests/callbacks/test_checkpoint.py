@@ -74,7 +74,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(backend, tmp_path):
         ("svgd", {"inf_kwargs": {"n_particles": 20}, "convergence": None}),
         ("asvgd", {"convergence": None, "obj_n_mc": 10}),
         ("lowrank_advi", {}),
-        ("studentt_advi", {"objective": "tempered", "convergence": None}),
+        ("studentt_advi", {"objective": "iwelbo", "convergence": None}),
         ("mixture_advi", {"inf_kwargs": {"K": 2}}),
         ("flow_advi", {"inf_kwargs": {"kind": "planar", "couplings": 1}, "convergence": None}),
         ("bam", {"obj_n_mc": 4, "convergence": None}),
