@@ -37,6 +37,8 @@ class Callback(callbacks.Callback):
 
     # Names of what `_begin` sets, without their underscore: all that a restart needs.
     _saved: ClassVar[tuple[str, ...]] = ()
+    # Of these, lists of arrays, which are saved as the rows of one.
+    _rows: ClassVar[tuple[str, ...]] = ()
     # Whether its StopIteration says that the fit converged; whether it changes the learning rate,
     # or needs one that nothing changes.
     finds_convergence: ClassVar[bool] = False
@@ -77,7 +79,8 @@ class Callback(callbacks.Callback):
         -------
         dict of str to None, bool, int, float, str, list of these or numpy.ndarray
         """
-        return {name: _copy(getattr(self, f"_{name}")) for name in self._names}
+        state = {name: _copy(getattr(self, f"_{name}")) for name in self._names}
+        return state | {name: np.asarray(state[name]) for name in self._rows}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` of an object with the same options returned.
@@ -93,7 +96,7 @@ class Callback(callbacks.Callback):
         """
         self._check_names(state, self._names)
         for name, value in state.items():
-            setattr(self, f"_{name}", _copy(value))
+            setattr(self, f"_{name}", list(value) if name in self._rows else _copy(value))
 
     @property
     def _names(self) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -51,6 +50,8 @@ class MatchedStop(Callback):
     wait_until = 0
     _saved = ("means", "covs", "next_check", "gap")
 
+    _rows = ("means", "covs")
+
     def __init__(self, tolerance: float = 0.01):
         self.tolerance = positive("tolerance", tolerance)
         super().__init__(_EVERY)
@@ -70,16 +71,6 @@ class MatchedStop(Callback):
     def shortfall(self) -> str:
         """How far the last check was from letting the fit stop."""
         return self._gap or f"fewer than {_FIRST_CHECK} steps"
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that :meth:`load_state_dict` needs; points as rows of arrays."""
-        state = super().state_dict()
-        return state | {name: np.asarray(state[name]) for name in ("means", "covs")}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
-        rows = {name: list(state[name]) for name in ("means", "covs") if name in state}
-        super().load_state_dict({**state, **rows})
 
     def _begin(self) -> None:
         self._means: list[np.ndarray] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -108,6 +107,8 @@ class StagedStop(Callback):
         *("restarts", "start", "first_losses"),
     )
 
+    _rows = ("blocks", "pending")
+
     def __init__(self, tolerance: float = 0.015):
         self.tolerance = positive("tolerance", tolerance)
         self._sums: dict[SharedVariable, SharedVariable] = {}
@@ -126,16 +127,6 @@ class StagedStop(Callback):
         }
         count = pt.switch(new_block, floatX(0.0), self._count) + floatX(1.0)
         return {self._count: count, **sums}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that :meth:`load_state_dict` needs; blocks as rows of arrays."""
-        state = super().state_dict()
-        return state | {name: np.asarray(state[name]) for name in ("blocks", "pending")}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
-        rows = {name: list(state[name]) for name in ("blocks", "pending") if name in state}
-        super().load_state_dict({**state, **rows})
 
     def begin(self, approx: Approximation) -> None:
         """Begin at the present parameters."""

@@ -339,45 +339,56 @@ class DADVI(KLqp):
 
     def _optimise(self, after: Any) -> str:
         """Take Newton steps until they gain nothing; return what the last ones gained."""
-        d, before = len(self._mu), np.inf
+        before = np.inf
         if not np.isfinite(self._loss(self._mu, self._omega)[0]):
             raise FloatingPointError(
                 "The log density is not finite around the start, at a tenth of a unit on the "
                 "unconstrained space: give another `start`, by name of the variables."
             )
         while True:
-            # In units of the mean field itself, which change as it does.
-            mu, omega, unit = self._mu, self._omega, np.exp(self._omega)
-
-            def natural(x: np.ndarray, mu=mu, omega=omega, unit=unit) -> tuple:  # type: ignore[no-untyped-def]
-                return mu + unit * x[:d], omega + x[d:]
-
-            def loss(x: np.ndarray, natural=natural, unit=unit) -> tuple:  # type: ignore[no-untyped-def]
-                value, gradient = self._loss(*natural(x))
-                return value, gradient * np.concatenate([unit, np.ones(d)])
-
-            def curvature(x: np.ndarray, v: np.ndarray, natural=natural, unit=unit) -> np.ndarray:  # type: ignore[no-untyped-def]
-                scale = np.concatenate([unit, np.ones(d)])
-                return scale * self._hessian_product(*natural(x))(scale * v)
-
-            def report(x: np.ndarray, natural=natural, loss=loss) -> None:  # type: ignore[no-untyped-def]
-                self._mu, self._omega = natural(x)
-                after(float(loss(x)[0]))
-
-            found = minimize(
-                loss,
-                np.zeros(2 * d),
-                jac=True,
-                hessp=curvature,
-                method="trust-ncg",
-                callback=report,
-                options={"maxiter": _ROUND, "gtol": 1e-6},
-            )
-            self._mu, self._omega = natural(found.x)
-            gain = before - found.fun
+            reached = self._round(after)
+            gain = before - reached
             if not gain >= _LEAST_GAIN:
                 return f"the last Newton steps gained {max(gain, 0.0):.1g} nat"
-            before = found.fun
+            before = reached
+
+    def _round(self, after: Any) -> float:
+        """Take Newton steps in units of the mean field as it is now; return the loss reached."""
+        d = len(self._mu)
+        mu, omega, unit = self._mu, self._omega, np.exp(self._omega)
+        scale = np.concatenate([unit, np.ones(d)])
+        # Conjugate gradients ask for many products at one point.
+        product_at: tuple[np.ndarray, Any] | None = None
+
+        def natural(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return mu + unit * x[:d], omega + x[d:]
+
+        def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient = self._loss(*natural(x))
+            return value, gradient * scale
+
+        def curvature(x: np.ndarray, v: np.ndarray) -> np.ndarray:
+            nonlocal product_at
+            if product_at is None or not np.array_equal(product_at[0], x):
+                product_at = x.copy(), self._hessian_product(*natural(x))
+            result: np.ndarray = scale * product_at[1](scale * v)
+            return result
+
+        def report(x: np.ndarray) -> None:
+            self._mu, self._omega = natural(x)
+            after(float(loss(x)[0]))
+
+        found = minimize(
+            loss,
+            np.zeros(2 * d),
+            jac=True,
+            hessp=curvature,
+            method="trust-ncg",
+            callback=report,
+            options={"maxiter": _ROUND, "gtol": 1e-6},
+        )
+        self._mu, self._omega = natural(found.x)
+        return float(found.fun)
 
     def _show_mean_field(self) -> None:
         """Bring the mean field of now into the approximation, for callbacks."""

@@ -83,12 +83,12 @@ def has_path(group: Group) -> bool:
 
 def path_logq(group: Group) -> pt.TensorVariable:
     """Return log q of the group's draws, (draws,), with the gradient through the draws alone."""
+    if not has_path(group):
+        return group.symbolic_logq
     draws = group.symbolic_random
-    if isinstance(group, Family) and group.has_density and not isinstance(group, LowRankGroup):
+    if type(group) not in _DENSITY_GRADIENTS:
         fixed = {name: disconnected_grad(p) for name, p in group.params_dict.items()}
         return group.log_density(draws, fixed)
-    if type(group) not in _DENSITY_GRADIENTS:
-        return group.symbolic_logq
     gradient = disconnected_grad(_DENSITY_GRADIENTS[type(group)](group))
     # The second term is 0; it carries the gradient.
     path = pt.sum((draws - disconnected_grad(draws)) * gradient, axis=-1)
