@@ -12,6 +12,8 @@ import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
 from pymc.variational.opvi import Group, ParametrizationError, node_property
+from pytensor.gradient import disconnected_grad
+from pytensor.tensor.linalg import solve_triangular
 
 from pymc_vi_ext.approximations._base import (
     Family,
@@ -183,18 +185,31 @@ class FlowGroup(Family):
 
     @node_property
     def _mapped(self) -> tuple:
-        """Draws, (draws, d), and log q of them, (draws,)."""
+        """Draws, (draws, d), log q of them, (draws,), and what carries a gradient along."""
         return self._map(self.symbolic_initial)
 
     def _map(self, noise: pt.TensorVariable) -> tuple:
         weights, used = self.params_dict["weights"], 0
-        x, log_density = noise, normal_log_density(noise)
+        x, log_density, carriers = noise, normal_log_density(noise), []
         for layer in self._layers:
-            x, log_det = layer.apply(x, weights[used : used + layer.size])
+            x, log_det, carry = layer.apply(x, weights[used : used + layer.size])
             log_density -= log_det
+            carriers.append(carry)
             used += layer.size
         log_density -= pt.sum(pt.log(pt.diagonal(self.L)))
-        return self.params_dict["mu"] + x.dot(self.L.T), log_density
+        return self.params_dict["mu"] + x.dot(self.L.T), log_density, carriers
+
+    def density_gradient(self) -> pt.TensorVariable:
+        r"""Return d log q / d z at the draws, (draws, d), without the inverse of the map.
+
+        Carried along with the draws: where a layer maps `x` to `y` with Jacobian `J`, the gradient
+        at `y` is :math:`J^{-T} (\nabla_x \log q(x) - \nabla_x \log |\det J|)` (Vaitl et al., 2022,
+        https://arxiv.org/abs/2206.09016).
+        """
+        gradient = -self.symbolic_initial
+        for carry in self._mapped[2]:
+            gradient = carry(gradient)
+        return solve_triangular(self.L, gradient.T, lower=True, trans=1).T
 
     @node_property
     def symbolic_random(self) -> pt.TensorVariable:
@@ -249,7 +264,11 @@ class _Layer:
         raise NotImplementedError
 
     def apply(self, x: pt.TensorVariable, weights: pt.TensorVariable) -> tuple:
-        """Return the mapped draws, (draws, d), and log |determinant|, (draws,)."""
+        """Return the mapped draws, (draws, d), log |determinant|, (draws,), and `carry`.
+
+        `carry` maps the gradient of the log density of `x` at `x`, (draws, d), to that of the
+        mapped draws' at the mapped draws.
+        """
         raise NotImplementedError
 
 
@@ -291,7 +310,21 @@ class _Coupling(_Layer):
             used += (i + 1) * o
         raw = hidden.reshape((hidden.shape[0], len(self._moved), self._numbers))
         y, log_slopes = self._transform(moved, raw)
-        return pt.concatenate([kept, y], axis=1)[:, self._back], pt.sum(log_slopes, axis=1)
+        log_det = pt.sum(log_slopes)
+
+        def carry(gradient: pt.TensorVariable) -> pt.TensorVariable:
+            # J' is [[1, A'], [0, D]] in (kept, moved), with D the slopes and A = d y / d kept.
+            # An affine one's determinant does not depend on what it moves.
+            own = pt.grad(log_det, moved, disconnected_inputs="ignore")
+            onward = gradient[:, self._moved] - own
+            onward = disconnected_grad(onward * pt.exp(-log_slopes))
+            rest = gradient[:, self._kept]
+            if len(self._kept):
+                rest = rest - pt.grad(log_det + pt.sum(y * onward), kept)
+            return pt.concatenate([rest, onward], axis=1)[:, self._back]
+
+        mapped = pt.concatenate([kept, y], axis=1)[:, self._back]
+        return mapped, pt.sum(log_slopes, axis=1), carry
 
 
 class _Planar(_Layer):
@@ -315,5 +348,13 @@ class _Planar(_Layer):
         inner = w.dot(u)
         u = u + (pt.softplus(inner) - 1 - inner) * w / (pt.sum(w**2) + 1e-12)
         bent = pt.tanh(x.dot(w) + b)
-        log_det = pt.log1p((1 - bent**2) * w.dot(u))
-        return x + bent[:, None] * u, log_det
+        slope, along = 1 - bent**2, w.dot(u)
+        log_det = pt.log1p(slope * along)
+
+        def carry(gradient: pt.TensorVariable) -> pt.TensorVariable:
+            # J' is 1 + slope w u', a change of rank one.
+            onward = gradient - pt.grad(pt.sum(log_det), x)
+            share = slope * onward.dot(u) / (1 + slope * along)
+            return onward - share[:, None] * w
+
+        return x + bent[:, None] * u, log_det, carry

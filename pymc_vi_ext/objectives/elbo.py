@@ -13,7 +13,13 @@ from pytensor.gradient import disconnected_grad
 from pytensor.graph.replace import graph_replace
 from pytensor.tensor.linalg import solve_triangular
 
-from pymc_vi_ext.approximations import Family, FullRankMixtureGroup, LowRankGroup, MixtureGroup
+from pymc_vi_ext.approximations import (
+    Family,
+    FlowGroup,
+    FullRankMixtureGroup,
+    LowRankGroup,
+    MixtureGroup,
+)
 
 
 class PathELBO(KL):
@@ -24,8 +30,7 @@ class PathELBO(KL):
     at fixed :math:`z`, whose expectation is 0. Dropping the score leaves the gradient unbiased,
     and without any noise where :math:`q` equals the posterior. The value, the loss, is PyMC's.
 
-    PyMC's Gaussian groups and the package's families get this gradient; flows, whose density at a
-    given point would need their inverse, and other groups keep PyMC's.
+    PyMC's Gaussian groups and the package's families get this gradient; other groups keep PyMC's.
 
     A mixture's draws are stratified: each draw of the noise is made once for each component, and
     the losses are averaged with the weights, whose gradient is then exact but for the noise of the
@@ -109,4 +114,6 @@ _DENSITY_GRADIENTS = {
     FullRankGroup: _full_rank_gradient,
     # Autodiff would go back through the Cholesky factor for a gradient that is dropped.
     LowRankGroup: LowRankGroup.density_gradient,
+    # Their density at a given point would need their inverse.
+    FlowGroup: FlowGroup.density_gradient,
 }

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
 import pytest
 
 from pymc.pytensorf import find_rng_nodes, reseed_rngs
 from pymc.variational.inference import KLqp
 from pymc.variational.opvi import Group, ParametrizationError
+from pytensor.gradient import disconnected_grad
 from pytensor.tensor import constant
 
 import pymc_vi_ext as vix
@@ -109,6 +111,21 @@ def test_means_and_standard_deviations(name):
         ours = moments(approx, flat)
         np.testing.assert_allclose(ours[0], np.tile(means, (2, 1)), rtol=1e-6)
         np.testing.assert_allclose(np.exp(ours[1]), np.tile(sds, (2, 1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if "flow" in name])
+def test_the_gradient_of_a_flows_density_is_carried_along_its_layers(name):
+    """By the chain rule: d log q / d noise = (d z / d noise)' d log q / d z."""
+    [group] = elsewhere(build(name)).groups
+    noise, gradient = group.symbolic_initial, group.density_gradient()
+    through = pt.grad(pt.sum(group.symbolic_random * disconnected_grad(gradient)), noise)
+    direct = pt.grad(pt.sum(group.symbolic_logq_not_scaled), noise)
+    values = np.random.default_rng(5).normal(size=(20, D))
+    with python_only():
+        function = pm.pytensorf.compile([noise], [through, direct], mode="FAST_COMPILE")
+        ours, expected = function(values)
+    np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-11)
+    assert abs(expected).max() > 0.1
 
 
 def losses_and_parameters(name, backend, steps=3):
