@@ -24,9 +24,10 @@ from pymc_vi_ext.callbacks.checkpoint import (
 )
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.inference import METHODS, GroupedADVI
+from pymc_vi_ext.inference._stein import SteinOperator
 from pymc_vi_ext.initial import Start, begin_at, is_point
 from pymc_vi_ext.loop import Callback, fit_inference
-from pymc_vi_ext.objectives import OBJECTIVES, PathELBO
+from pymc_vi_ext.objectives import OBJECTIVES, PathELBO, Tempered
 from pymc_vi_ext.starts import fit_several
 
 
@@ -91,7 +92,7 @@ def fit(
         fit takes exactly `n` steps. In both cases a callback may end it earlier.
     objective : {"elbo", "iwelbo", "renyi", "tempered"} or an object of `pymc_vi_ext.objectives`
         What a method of the ELBO minimises, with its defaults or options of its own:
-        ``Renyi(alpha=0.3, K=16)``.
+        ``Renyi(alpha=0.3, K=16)``. ``"tempered"`` is for ``"svgd"`` and ``"asvgd"`` too.
     obj_n_mc : int, optional
         Draws a step for the gradient: by default 1, for ``"asvgd"`` 500, for ``"flow_advi"`` and
         ``"bam"`` 32.
@@ -112,7 +113,7 @@ def fit(
         Whether to show loss, steps per second, time left and what the stopping rules measure.
     progressbar_theme : rich.theme.Theme, optional
     score : bool
-        Whether to record the loss. ``"svgd"`` and ``"asvgd"`` have none.
+        Whether to record the loss.
     include_transformed : bool
         As in :func:`pymc.fit`.
     **pm_fit_kwargs
@@ -122,9 +123,9 @@ def fit(
     Returns
     -------
     Approximation
-        PyMC's own, with two attributes more: ``hist``, the loss of each step (the negative ELBO,
-        in nats), and ``report``, a :class:`~pymc_vi_ext.results.FitReport`. After Ctrl-C it is the
-        approximation so far.
+        PyMC's own, with two attributes more: ``hist``, the loss of each step (the negative ELBO
+        in nats; of ``"svgd"`` and ``"asvgd"`` the kernelised Stein discrepancy), and ``report``, a
+        :class:`~pymc_vi_ext.results.FitReport`. After Ctrl-C it is the approximation so far.
 
     Raises
     ------
@@ -321,10 +322,13 @@ def _set_objective(inference: Inference, objective: Any) -> None:
             f"`objective` is one of {', '.join(OBJECTIVES)} or an object of "
             f"pymc_vi_ext.objectives, not {objective!r}."
         )
+    if isinstance(objective, Tempered) and isinstance(own.op, SteinOperator):
+        inference.objective = own.op.tempered(objective.first, objective.steps)(own.tf)
+        return
     if not isinstance(own.op, PathELBO):
         raise ValueError(
             f"{type(inference).__name__} does not minimise an ELBO: `objective` is for the methods "
-            "that end in advi."
+            'that end in advi ("tempered" for svgd and asvgd too).'
         )
     inference.objective = objective.operator(inference.approx)(None)
 

@@ -32,7 +32,7 @@ from pymc_vi_ext.engine import Loop, StepProgram, make_loop
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.optimizers import AnnealedAdam, WhitenedAdam
 from pymc_vi_ext.progress import fit_progress
-from pymc_vi_ext.results import FitReport, StopReason, Timings
+from pymc_vi_ext.results import NEGATIVE_ELBO, FitReport, StopReason, Timings
 from pymc_vi_ext.state import FitState
 
 logger = logging.getLogger(__name__)
@@ -241,6 +241,7 @@ def _run(
         watching,
         session.steps + n,
         session.options,
+        _loss_name(inference) == NEGATIVE_ELBO,
     )
     if saved is not None:
         saved.restore(approx.fit_state)
@@ -317,6 +318,9 @@ def _run(
         score=trace.losses is not None,
     )
     approx.hist = inference.hist
+    check = getattr(inference, "check_result", None)
+    if check and taken and error is None:
+        check()
     approx.report = FitReport(
         stop_reason=reason,
         stopped_by=stopped_by,
@@ -328,6 +332,7 @@ def _run(
         backend=session.loop.backend,
         seed=session.seed,
         versions=versions(),
+        loss="" if trace.losses is None else _loss_name(inference),
     )
     if error is not None:
         error.approx = approx  # type: ignore[attr-defined]
@@ -475,6 +480,11 @@ def nan_parameters(approx: Approximation) -> list[str]:
 def versions() -> Mapping[str, str]:
     """Return the versions of the packages that a fit depends on."""
     return {"pymc_vi_ext": __version__, **{name: version(name) for name in _VERSIONS}}
+
+
+def _loss_name(inference: Inference) -> str:
+    # Stein methods alone do without log q.
+    return NEGATIVE_ELBO if inference.objective.op.require_logq else "KSD"
 
 
 def _one_step(loop: Loop) -> float | None:

@@ -51,6 +51,10 @@ class StopReason(enum.Enum):
     """A callback raised another exception."""
 
 
+NEGATIVE_ELBO = "negative ELBO"
+"""What the losses of all methods are but Stein's."""
+
+
 @dataclass(frozen=True)
 class Timings:
     """Wall-clock seconds of a fit.
@@ -113,6 +117,9 @@ class FitReport:
         Of the packages that computed the result.
     starts : tuple of Start
         What each start reached, where there were several; this report is that of the best.
+    loss : str
+        What ``hist`` holds: "negative ELBO", "KSD" (the kernelised Stein discrepancy of particles),
+        or nothing.
     """
 
     stop_reason: StopReason
@@ -124,6 +131,7 @@ class FitReport:
     seed: int | None
     versions: Mapping[str, str]
     starts: tuple[Start, ...] = ()
+    loss: str = ""
 
     @property
     def converged(self) -> bool:

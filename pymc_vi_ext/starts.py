@@ -52,7 +52,7 @@ def fit_several(
         If every start ends with NaN.
     """
     approx = inference.approx
-    if not inference.objective.op.returns_loss or not approx.has_logq:
+    if not inference.objective.op.require_logq:
         raise ValueError(
             f"`n_starts` keeps the fit with the highest ELBO; {type(inference).__name__} has none."
         )

@@ -31,6 +31,8 @@ class FitState:
         Number of the last step, if nothing stops the fit.
     options : mapping or None
         What :func:`pymc_vi_ext.fit` was called with, where it was.
+    minimises_elbo : bool
+        Whether the losses are negative ELBOs.
     """
 
     approx: Approximation
@@ -40,6 +42,7 @@ class FitState:
     callbacks: Sequence[Any]
     end: int
     options: Mapping[str, Any] | None = None
+    minimises_elbo: bool = True
 
     @property
     def rate_scale(self) -> SharedVariable | None:

@@ -186,6 +186,8 @@ class StagedStop(Callback):
     def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
         if i <= self.wait_until:
             return
+        if not approx.fit_state.minimises_elbo:
+            losses = None
         self._collect()
         if losses is not None and self._first_losses is None:
             self._first_losses = losses[-steps:].copy()

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import pymc as pm
 
 from pymc_vi_ext.errors import UnknownNameError
@@ -267,7 +268,7 @@ def _run_fit(
     datatree = to_datatree(approx, draws=draws, random_seed=seed)
     return {
         "datatree": datatree,
-        "losses": approx.hist,
+        "losses": negative_elbos(approx),
         "compile_s": report.timings.graph_s + report.timings.compile_s,
         "fit_s": report.timings.run_s,
         "sample_s": time.perf_counter() - start,
@@ -276,6 +277,14 @@ def _run_fit(
         "stop_reason": report.stop_reason.value,
         "versions": dict(report.versions),
     }
+
+
+def negative_elbos(approx: Any) -> np.ndarray:
+    """Return the losses of a fit where they are negative ELBOs; those of particles are not."""
+    from pymc_vi_ext.results import NEGATIVE_ELBO
+
+    report = getattr(approx, "report", None)
+    return approx.hist if report and report.loss == NEGATIVE_ELBO else np.empty(0)
 
 
 # The others are for the constructor of the method.

@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pymc as pm
 import xarray as xr
 
-from pymc_vi_ext.comparison.methods import METHODS, MethodSpec, make_spec
+from pymc_vi_ext.comparison.methods import METHODS, MethodSpec, make_spec, negative_elbos
 from pymc_vi_ext.comparison.scores import NAN, divergences, rhat_max, score
 from pymc_vi_ext.comparison.types import MethodResult, Status
 
@@ -253,7 +252,7 @@ def run_method(
         return MethodResult(
             **common,
             status=Status.FAILED,
-            losses=np.asarray(getattr(partial, "hist", ())),
+            losses=negative_elbos(partial),
             reason=f"{type(error).__name__}: {' '.join(str(error).split())}",
             error=traceback.format_exc(),
         )

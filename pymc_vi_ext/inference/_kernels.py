@@ -1,5 +1,10 @@
 """Kernels for Stein variational methods."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
@@ -8,26 +13,89 @@ from pytensor.gradient import disconnected_grad
 
 from pymc_vi_ext.errors import UnknownNameError
 
-Terms = tuple[pt.TensorVariable, pt.TensorVariable]
+
+class Sums(NamedTuple):
+    r"""What some particles :math:`x_i` get from all :math:`x_j`.
+
+    Attributes
+    ----------
+    driving : TensorVariable of shape (rows, d)
+        :math:`\sum_j k(x_j, x_i)\, g_j`, `g` the scores.
+    repulsion : TensorVariable of shape (rows, d)
+        :math:`\sum_j \nabla_{x_j} k(x_j, x_i)`.
+    trace : TensorVariable of shape (rows,), or None
+        :math:`\sum_j \operatorname{tr} \nabla_{x_i} \nabla_{x_j} k(x_j, x_i)`; None where unknown.
+    """
+
+    driving: pt.TensorVariable
+    repulsion: pt.TensorVariable
+    trace: pt.TensorVariable | None
 
 
-def _distances(X: pt.TensorVariable) -> tuple[pt.TensorVariable, pt.TensorVariable]:
-    """Return squared distances, (n, n), and the median over n/2 disjoint pairs.
+class SteinKernel(Kernel):
+    """A kernel that gives its sums for a block of particles at a time."""
+
+    in_blocks = True
+
+    def scale(self, X: pt.TensorVariable) -> list[pt.TensorVariable]:
+        """Return what all blocks need of all particles, (n, d): bandwidth, means ..."""
+        raise NotImplementedError
+
+    def sums(
+        self,
+        rows: pt.TensorVariable,
+        X: pt.TensorVariable,
+        scores: pt.TensorVariable,
+        *scale: pt.TensorVariable,
+    ) -> Sums:
+        """Return the sums over all particles `X` for the particles `rows`."""
+        raise NotImplementedError
+
+
+class _Radial(SteinKernel):
+    r"""A kernel :math:`\phi(s)` of the squared distance `s`, with one bandwidth."""
+
+    def bandwidth(self, X: pt.TensorVariable) -> pt.TensorVariable:
+        raise NotImplementedError
+
+    def profile(self, squares: pt.TensorVariable, bandwidth: pt.TensorVariable) -> tuple:
+        r"""Return :math:`\phi`, :math:`w = -2 \phi'` and :math:`w'` at `squares`."""
+        raise NotImplementedError
+
+    def scale(self, X: pt.TensorVariable) -> list[pt.TensorVariable]:
+        """Return the bandwidth."""
+        return [self.bandwidth(X)]
+
+    def sums(
+        self,
+        rows: pt.TensorVariable,
+        X: pt.TensorVariable,
+        scores: pt.TensorVariable,
+        *scale: pt.TensorVariable,
+    ) -> Sums:
+        """Return the sums, by two products with the kernel's matrices (rows, n)."""
+        norms = pt.sum(rows**2, axis=1)[:, None] + pt.sum(X**2, axis=1)[None, :]
+        squares = pt.maximum(norms - 2.0 * rows.dot(X.T), 0.0)
+        k, w, w_slope = self.profile(squares, *scale)
+        repulsion = rows * pt.sum(w, axis=1, keepdims=True) - w.dot(X)
+        trace = pt.sum(floatX(X.shape[1]) * w + 2.0 * squares * w_slope, axis=1)
+        return Sums(k.dot(scores), repulsion, trace)
+
+
+def _median_square(X: pt.TensorVariable) -> pt.TensorVariable:
+    """Return the median of the squared distances over n/2 disjoint pairs.
 
     The pairs are the particles of the first half with those of the second. Particles are
     exchangeable, so these pairs are as good as any; sorting all n^2 of them, as PyMC does, costs
     far more than the rest of a step.
     """
-    n = X.shape[0]
-    norms = pt.sum(X**2, axis=1)
-    squares = pt.maximum(norms[:, None] + norms[None, :] - 2.0 * X.dot(X.T), 0.0)
-    half = n // 2
+    half = X.shape[0] // 2
     between = pt.sum((X[:half] - X[half : 2 * half]) ** 2, axis=1)
     # All particles in one place have no scale of their own.
-    return squares, pt.maximum(pt.sort(between)[half // 2], floatX(1e-12))
+    return pt.maximum(pt.sort(between)[half // 2], floatX(1e-12))
 
 
-class RBF(Kernel):
+class RBF(_Radial):
     r"""Gaussian kernel with the median heuristic for its bandwidth.
 
     .. math::
@@ -42,16 +110,18 @@ class RBF(Kernel):
     Liu, Q. and Wang, D. (2016). Stein variational gradient descent. https://arxiv.org/abs/1608.04471
     """
 
-    def __call__(self, X: pt.TensorVariable) -> Terms:
-        """Return the kernel matrix (n, n) and ``sum_j d k(x_j, x_i) / d x_j`` (n, d)."""
-        squares, median = _distances(X)
-        h = pt.maximum(0.5 * median / pt.log(floatX(X.shape[0]) + floatX(1.0)), floatX(1e-12))
-        k = pt.exp(-squares / (2.0 * h))
-        repulsion = (X * pt.sum(k, axis=1, keepdims=True) - pt.dot(k, X)) / h
-        return k, repulsion
+    def bandwidth(self, X: pt.TensorVariable) -> pt.TensorVariable:
+        """Return `h`."""
+        h = 0.5 * _median_square(X) / pt.log(floatX(X.shape[0]) + floatX(1.0))
+        return pt.maximum(h, floatX(1e-12))
+
+    def profile(self, squares: pt.TensorVariable, bandwidth: pt.TensorVariable) -> tuple:
+        """Return the kernel and its slopes."""
+        k = pt.exp(-squares / (2.0 * bandwidth))
+        return k, k / bandwidth, -k / (2.0 * bandwidth**2)
 
 
-class InverseMultiquadric(Kernel):
+class InverseMultiquadric(_Radial):
     r"""Inverse multiquadric kernel, :math:`k(x, x') = (1 + \|x - x'\|^2 / c)^{-1/2}`.
 
     Its tails fall slowly, so that particles far apart still repel each other. `c` is the median of
@@ -63,16 +133,17 @@ class InverseMultiquadric(Kernel):
     https://arxiv.org/abs/1703.01717
     """
 
-    def __call__(self, X: pt.TensorVariable) -> Terms:
-        """Return the kernel matrix (n, n) and ``sum_j d k(x_j, x_i) / d x_j`` (n, d)."""
-        squares, scale = _distances(X)
-        k = 1.0 / pt.sqrt(1.0 + squares / scale)
-        cubes = k**3
-        repulsion = (X * pt.sum(cubes, axis=1, keepdims=True) - pt.dot(cubes, X)) / scale
-        return k, repulsion
+    def bandwidth(self, X: pt.TensorVariable) -> pt.TensorVariable:
+        """Return `c`."""
+        return _median_square(X)
+
+    def profile(self, squares: pt.TensorVariable, bandwidth: pt.TensorVariable) -> tuple:
+        """Return the kernel and its slopes."""
+        k = 1.0 / pt.sqrt(1.0 + squares / bandwidth)
+        return k, k**3 / bandwidth, -1.5 * k**5 / bandwidth**2
 
 
-class Linear(Kernel):
+class Linear(SteinKernel):
     r"""Linear kernel in standard units of the particles, :math:`k(x, x') = u^T u' + 1`.
 
     With :math:`u = (x - m) / s`, `m` and `s` the particles' means and standard deviations. On a
@@ -84,46 +155,98 @@ class Linear(Kernel):
     https://arxiv.org/abs/1810.11693
     """
 
-    def __call__(self, X: pt.TensorVariable) -> Terms:
-        """Return the kernel matrix (n, n) and ``sum_j d k(x_j, x_i) / d x_j`` (n, d)."""
+    def scale(self, X: pt.TensorVariable) -> list[pt.TensorVariable]:
+        """Return means and standard deviations, (d,) each."""
         fixed = disconnected_grad(X)
-        spread = pt.std(fixed, axis=0) + floatX(1e-12)
-        u = (X - pt.mean(fixed, axis=0)) / spread
-        return u.dot(u.T) + 1.0, floatX(X.shape[0]) * u / spread
+        return [pt.mean(fixed, axis=0), pt.std(fixed, axis=0) + floatX(1e-12)]
+
+    def sums(
+        self,
+        rows: pt.TensorVariable,
+        X: pt.TensorVariable,
+        scores: pt.TensorVariable,
+        *scale: pt.TensorVariable,
+    ) -> Sums:
+        """Return the sums, without a matrix of all pairs."""
+        mean, spread = scale
+        n = floatX(X.shape[0])
+        u, own = (X - mean) / spread, (rows - mean) / spread
+        driving = own.dot(u.T.dot(scores)) + pt.sum(scores, axis=0)
+        trace = n * pt.sum(1.0 / spread**2) + pt.zeros_like(rows[:, 0])
+        return Sums(driving, n * own / spread, trace)
 
 
-class LinearRBF(Kernel):
+class LinearRBF(SteinKernel):
     """The sum of the linear and the Gaussian kernel: moments right, and shape too.
 
     The Gaussian kernel alone makes particles too narrow in many dimensions.
     """
 
-    def __call__(self, X: pt.TensorVariable) -> Terms:
-        """Return the kernel matrix (n, n) and ``sum_j d k(x_j, x_i) / d x_j`` (n, d)."""
-        linear, rbf = Linear()(X), RBF()(X)
-        return linear[0] + rbf[0], linear[1] + rbf[1]
+    _linear, _rbf = Linear(), RBF()
+
+    def scale(self, X: pt.TensorVariable) -> list[pt.TensorVariable]:
+        """Return those of both."""
+        return [*self._linear.scale(X), *self._rbf.scale(X)]
+
+    def sums(
+        self,
+        rows: pt.TensorVariable,
+        X: pt.TensorVariable,
+        scores: pt.TensorVariable,
+        *scale: pt.TensorVariable,
+    ) -> Sums:
+        """Return the sums of both."""
+        linear = self._linear.sums(rows, X, scores, *scale[:2])
+        rbf = self._rbf.sums(rows, X, scores, *scale[2:])
+        return Sums(*(a + b for a, b in zip(linear, rbf, strict=True)))
 
 
-rbf = RBF()
+class Dense(SteinKernel):
+    """A user's function of all particles, ``kernel(X) -> (k, repulsion)``, as PyMC's are."""
+
+    in_blocks = False
+
+    def __init__(self, function: Callable[[pt.TensorVariable], tuple]):
+        super().__init__()
+        self.function = function
+
+    def scale(self, X: pt.TensorVariable) -> list[pt.TensorVariable]:
+        """Return nothing."""
+        return []
+
+    def sums(
+        self,
+        rows: pt.TensorVariable,
+        X: pt.TensorVariable,
+        scores: pt.TensorVariable,
+        *scale: pt.TensorVariable,
+    ) -> Sums:
+        """Return the sums for all particles at once."""
+        k, repulsion = self.function(X)
+        return Sums(k.dot(scores), repulsion, None)
+
+
 KERNELS = {
     "imq": InverseMultiquadric(),
     "linear": Linear(),
     "linear_rbf": LinearRBF(),
-    "rbf": rbf,
+    "rbf": RBF(),
 }
 """Name for ``SVGD(kernel=...)`` -> kernel."""
 
 
-def as_kernel(kernel: object) -> object:
-    """Return the kernel that a name means; another callable as it is.
+def as_kernel(kernel: Any) -> SteinKernel:
+    """Return the kernel that a name or a function means.
 
     Raises
     ------
     UnknownNameError
         If there is no kernel of this name.
     """
-    if not isinstance(kernel, str):
+    if isinstance(kernel, SteinKernel):
         return kernel
+    if callable(kernel):
+        return Dense(kernel)
     if kernel not in KERNELS:
         raise UnknownNameError("kernel", kernel, KERNELS)
     return KERNELS[kernel]

@@ -26,7 +26,7 @@ from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.inference._base import continuous_model
 from pymc_vi_ext.loop import Callback, check_callbacks, check_steps, versions
 from pymc_vi_ext.progress import fit_progress
-from pymc_vi_ext.results import FitReport, StopReason, Timings
+from pymc_vi_ext.results import NEGATIVE_ELBO, FitReport, StopReason, Timings
 
 logger = logging.getLogger(__name__)
 
@@ -241,6 +241,7 @@ class DADVI(KLqp):
             backend=self._density.backend or "",
             seed=self.seed,
             versions=versions(),
+            loss=NEGATIVE_ELBO,
         )
         return approx
 

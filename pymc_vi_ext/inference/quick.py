@@ -19,7 +19,7 @@ from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.approximations.empirical import Empirical
 from pymc_vi_ext.approximations.start import set_gaussian
 from pymc_vi_ext.inference._base import continuous_model
-from pymc_vi_ext.inference._kernels import rbf
+from pymc_vi_ext.inference._kernels import as_kernel
 from pymc_vi_ext.initial import mode_of, pathfinder_points
 from pymc_vi_ext.loop import versions
 from pymc_vi_ext.results import FitReport, StopReason, Timings
@@ -140,7 +140,7 @@ class Pathfinder(_Direct, Inference):
         model = continuous_model(model, "Pathfinder")
         with python_only():
             approx = Empirical(size=n_draws, model=model, random_seed=random_seed)
-            super().__init__(KSD, approx, rbf)
+            super().__init__(KSD, approx, as_kernel("rbf"))
         self.seed = random_seed
 
     def _find(self, backend: str | None) -> str:

@@ -5,48 +5,64 @@ import pymc as pm
 import pytensor.tensor as pt
 import pytest
 
+from scipy.linalg import sqrtm
+
 import pymc_vi_ext as vix
 
 from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.inference._kernels import KERNELS
+from pymc_vi_ext.inference._stein import PRECONDITIONERS
 
 MEAN = np.array([1.0, -2.0])
 COV = np.array([[1.0, 0.7], [0.7, 2.0]])
 QUIET = {"progressbar": False}
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_repulsion_is_the_kernels_gradient(name):
-    """sum_j d k(x_j, x_i) / d x_j by automatic differentiation, bandwidths held fixed."""
-    x = np.random.default_rng(0).normal(size=(6, 2)) * [1.0, 3.0] + [0.0, 5.0]
-    particles = pt.matrix("particles")
-    matrix, repulsion = KERNELS[name](particles)
-    with python_only():
-        k, ours = pm.pytensorf.compile([particles], [matrix, repulsion], mode="FAST_COMPILE")(x)
-    half = np.sort(np.sum((x[:3] - x[3:]) ** 2, axis=1))[1]
+def kernel_of(name, x):
+    """Return the kernel between two points, with the bandwidths that the particles `x` give."""
+    half = len(x) // 2
+    median = np.sort(np.sum((x[:half] - x[half:]) ** 2, axis=1))[half // 2]
     m, s = x.mean(axis=0), x.std(axis=0)
 
     def kernel(a, b):
         square = np.sum((a - b) ** 2)
-        gaussian = np.exp(-square / (half / np.log(7)))
+        gaussian = np.exp(-square / (median / np.log(len(x) + 1)))
         linear = np.sum((a - m) * (b - m) / s**2) + 1
         return {
             "rbf": gaussian,
-            "imq": (1 + square / half) ** -0.5,
+            "imq": (1 + square / median) ** -0.5,
             "linear": linear,
             "linear_rbf": linear + gaussian,
         }[name]
 
-    np.testing.assert_allclose(k, [[kernel(a, b) for b in x] for a in x], rtol=1e-9)
-    step = 1e-6
-    expected = np.zeros_like(x)
-    for i in range(6):
+    return kernel
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_sums_are_those_of_the_kernel_and_its_derivatives(name):
+    """By central differences, bandwidths held fixed."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6, 2)) * [1.0, 3.0] + [0.0, 5.0]
+    scores = rng.normal(size=x.shape)
+    particles, slopes, ours = pt.matrix("x"), pt.matrix("scores"), KERNELS[name]
+    sums = ours.sums(particles[1:4], particles, slopes, *ours.scale(particles))
+    with python_only():
+        function = pm.pytensorf.compile([particles, slopes], list(sums), mode="FAST_COMPILE")
+        driving, repulsion, trace = function(x, scores)
+    kernel, step = kernel_of(name, x), 1e-4
+    units = step * np.eye(2)
+    expected = np.zeros((3, 2)), np.zeros((3, 2)), np.zeros(3)
+    for row, i in enumerate(range(1, 4)):
         for j in range(6):
-            for axis in (0, 1):
-                e = step * np.eye(2)[axis]
-                up, down = kernel(x[j] + e, x[i]), kernel(x[j] - e, x[i])
-                expected[i, axis] += (up - down) / (2 * step)
-    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-7)
+            a, b = x[j], x[i]
+            expected[0][row] += kernel(a, b) * scores[j]
+            for axis, e in enumerate(units):
+                expected[1][row, axis] += (kernel(a + e, b) - kernel(a - e, b)) / (2 * step)
+                corners = kernel(a + e, b + e) - kernel(a + e, b - e)
+                corners += kernel(a - e, b - e) - kernel(a - e, b + e)
+                expected[2][row] += corners / (4 * step**2)
+    for found, wanted in zip((driving, repulsion, trace), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -77,3 +93,167 @@ def test_unknown_kernel():
         pm.Normal("x")
     with pytest.raises(ValueError, match="Unknown kernel 'cubic': the known ones are imq, linear"):
         vix.SVGD(kernel="cubic", model=model)
+
+
+def one_move(n_particles=20, d=2, **options):
+    """Return particles, scores, the direction of a first step and the discrepancy at its start."""
+    mean, cov = np.arange(d), np.eye(d) + 0.5
+    with pm.Model() as model:
+        pm.MvNormal("x", mean, cov)
+    svgd = vix.SVGD(n_particles, model=model, random_seed=3, **options)
+    before = svgd.approx.histogram.get_value()
+    approx = vix.fit(
+        1, svgd, convergence=None, obj_optimizer=pm.sgd(learning_rate=1.0), backend="c", **QUIET
+    )
+    scores = -(before - mean) @ np.linalg.inv(cov)
+    return before, scores, approx.histogram.get_value() - before, approx
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_direction_and_discrepancy(name):
+    """Against the double sum of the Stein kernel over all pairs, by its definition."""
+    x, scores, move, approx = one_move(6, kernel=name)
+    kernel, step = kernel_of(name, x), 1e-4
+    units = step * np.eye(2)
+    direction, total = np.zeros_like(x), 0.0
+    for i in range(6):
+        for j in range(6):
+            a, b = x[j], x[i]
+            by_a = np.array([kernel(a + e, b) - kernel(a - e, b) for e in units]) / (2 * step)
+            by_b = np.array([kernel(a, b + e) - kernel(a, b - e) for e in units]) / (2 * step)
+            both = sum(
+                kernel(a + e, b + e)
+                - kernel(a + e, b - e)
+                - kernel(a - e, b + e)
+                + kernel(a - e, b - e)
+                for e in units
+            ) / (4 * step**2)
+            direction[i] += (kernel(a, b) * scores[j] + by_a) / 6
+            total += scores[j] @ scores[i] * kernel(a, b) + scores[j] @ by_b + scores[i] @ by_a
+            total += both
+    np.testing.assert_allclose(move, direction, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(approx.hist, [np.sqrt(total) / 6], rtol=1e-5)
+    assert approx.report.loss == "KSD"
+
+
+def test_blocks_change_nothing(monkeypatch):
+    """The last of the blocks is not full."""
+    *_, whole, approx = one_move(20, kernel="linear_rbf")
+    monkeypatch.setattr("pymc_vi_ext.inference._stein._MOST_ENTRIES", 150)
+    *_, parts, blocked = one_move(20, kernel="linear_rbf")
+    np.testing.assert_allclose(parts, whole, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(blocked.hist, approx.hist, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", PRECONDITIONERS)
+def test_a_preconditioner_is_a_change_of_coordinates(name):
+    """Without one, in coordinates where the metric is the identity, the moves are the same."""
+    x, scores, move, _ = one_move(20, 3, preconditioner=name)
+    if name == "hessian":
+        metric = np.linalg.inv(np.eye(3) + 0.5)
+    else:
+        part = 3 / 23
+        both = [np.cov(rows.T, bias=True) for rows in (x, scores)]
+        c, gamma = ((1 - part) * m + part * np.diag(np.diag(m)) for m in both)
+        # The geometric mean of gamma and the inverse of c.
+        metric = gamma @ sqrtm(np.linalg.inv(gamma) @ np.linalg.inv(c)).real
+        np.testing.assert_allclose(metric @ c @ metric, gamma)
+    factor = np.linalg.cholesky(metric)
+    y, of_y = x @ factor, scores @ np.linalg.inv(factor).T
+    kernel = kernel_of("rbf", y)
+    k = np.array([[kernel(a, b) for a in y] for b in y])
+    median = np.sort(np.sum((y[:10] - y[10:]) ** 2, axis=1))[5]
+    h = 0.5 * median / np.log(21)
+    direction = (k @ of_y + (y * k.sum(axis=1, keepdims=True) - k @ y) / h) / 20
+    np.testing.assert_allclose(move, direction @ np.linalg.inv(factor), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", PRECONDITIONERS)
+def test_scales_far_apart_with_a_preconditioner(name):
+    """Standard deviations of .01 and 100, within 10 % (200 particles, RBF kernel)."""
+    with pm.Model() as model:
+        pm.Normal("x", [1.0, -300.0], [0.01, 100.0], shape=2)
+    approx = vix.fit(
+        6_000,
+        "svgd",
+        model,
+        random_seed=1,
+        inf_kwargs={"n_particles": 200, "preconditioner": name},
+        convergence=None,
+        obj_optimizer=pm.sgd(learning_rate=0.5),
+        **QUIET,
+    )
+    particles = approx.histogram.get_value()
+    np.testing.assert_allclose((particles.mean(axis=0) - [1, -300]) / [0.01, 100], 0, atol=0.1)
+    np.testing.assert_allclose(particles.std(axis=0) / [0.01, 100], 1, atol=0.1)
+
+
+def test_minibatches():
+    """Of a normal mean with known noise: the posterior of all data, which PyMC's SVGD refuses."""
+    data = np.random.default_rng(2).normal(3.0, 1.0, size=400)
+    with pm.Model() as model:
+        mu = pm.Normal("mu", 0.0, 10.0)
+        pm.Normal("y", mu, 1.0, observed=pm.Minibatch(data, batch_size=100), total_size=400)
+    approx = vix.fit(
+        2_000, "svgd", model, random_seed=1, convergence=None, learning_rate=0.01, **QUIET
+    )
+    particles = approx.histogram.get_value()[:, 0]
+    # One standard deviation of the posterior is .05; the batches add to it.
+    assert abs(particles.mean() - data.mean()) < 0.03
+    assert 0.035 < particles.std() < 0.1
+
+
+def test_tempered_particles_find_both_modes():
+    """From a start in one of two modes, four standard deviations apart; without, all stay."""
+    with pm.Model() as model:
+        pm.NormalMixture("x", w=[0.5, 0.5], mu=[-4.0, 4.0], sigma=0.5)
+    shares = {}
+    for objective in ("elbo", vix.objectives.Tempered(0.01, 1_000)):
+        approx = vix.fit(
+            2_000,
+            "svgd",
+            model,
+            random_seed=1,
+            start={"x": -4.0},
+            convergence=None,
+            objective=objective,
+            inf_kwargs={"n_particles": 50, "jitter": 0.5},
+            **QUIET,
+        )
+        shares[objective] = (approx.histogram.get_value() > 0).mean()
+    plain, tempered = shares.values()
+    assert plain == 0
+    assert 0.3 < tempered < 0.7
+
+
+def test_collapsed_particles_are_told():
+    with pm.Model() as model:
+        pm.Normal("x", shape=60)
+    with pytest.warns(UserWarning, match=r"have collapsed: .* variance is 0\.\d+ of the posterior"):
+        vix.fit(1_000, "svgd", model, random_seed=1, convergence=None,
+                inf_kwargs={"n_particles": 20}, **QUIET)  # fmt: skip
+
+
+def test_a_function_as_kernel():
+    """As PyMC's take: no discrepancy is known of it, and the moves are those of the table's."""
+
+    def rbf(X):
+        squares = pt.sum((X[:, None] - X[None]) ** 2, axis=2)
+        half = X.shape[0] // 2
+        median = pt.sort(pt.sum((X[:half] - X[half:]) ** 2, axis=1))[half // 2]
+        h = 0.5 * median / np.log(21)
+        k = pt.exp(-squares / (2 * h))
+        return k, (X * k.sum(axis=1, keepdims=True) - k.dot(X)) / h
+
+    *_, ours, _ = one_move(20)
+    *_, theirs, approx = one_move(20, kernel=rbf)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-7, atol=1e-10)
+    assert len(approx.hist) == 0
+    assert approx.report.loss == ""
+
+
+def test_unknown_preconditioner():
+    with pm.Model() as model:
+        pm.Normal("x")
+    with pytest.raises(ValueError, match="Unknown preconditioner 'newton'"):
+        vix.SVGD(preconditioner="newton", model=model)
