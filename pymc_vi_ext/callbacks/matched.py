@@ -9,7 +9,7 @@ import numpy as np
 from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
-from pymc_vi_ext.approximations.start import set_gaussian
+from pymc_vi_ext.approximations.start import gaussian, set_gaussian
 from pymc_vi_ext.callbacks._base import Callback, positive
 
 # Steps between two looks, before the first check, and how much later each next one is.
@@ -29,6 +29,8 @@ class MatchedStop(Callback):
     ----------
     tolerance : float
         In nats.
+    trust : SharedVariable, optional
+        Steps that leave it below 1 were held back, and do not count.
 
     Attributes
     ----------
@@ -52,8 +54,9 @@ class MatchedStop(Callback):
 
     _rows = ("means", "covs")
 
-    def __init__(self, tolerance: float = 0.01):
+    def __init__(self, tolerance: float = 0.01, trust: SharedVariable | None = None):
         self.tolerance = positive("tolerance", tolerance)
+        self.trust = trust
         super().__init__(_EVERY)
 
     def updates(self, approx: Approximation) -> dict[SharedVariable, Any]:
@@ -80,14 +83,18 @@ class MatchedStop(Callback):
 
     def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
         [group] = approx.groups
-        mean, cov = _gaussian(group)
+        approx.fit_state.sync()
+        mean, cov = gaussian(group)
         if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+            return
+        if self.trust is not None and self.trust.get_value() < 1:
+            self._gap = "the last step was held back: the one before made the loss far higher"
             return
         self._means.append(mean)
         self._covs.append(cov)
         if len(self._means) > _MOST_POINTS:
             del self._means[: _MOST_POINTS // 2], self._covs[: _MOST_POINTS // 2]
-        if i < self._next_check:
+        if i < self._next_check or len(self._means) * self.every < _FIRST_CHECK:
             return
         self._next_check = int(i * _GROWTH)
         half, last = len(self._means) // 2, (3 * len(self._means)) // 4
@@ -104,17 +111,6 @@ class MatchedStop(Callback):
 
     def _average(self, start: int, stop: int | None) -> tuple[np.ndarray, np.ndarray]:
         return np.mean(self._means[start:stop], axis=0), np.mean(self._covs[start:stop], axis=0)
-
-
-def _gaussian(group: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and covariance of a full-rank group."""
-    mean = group.params_dict["mu"].get_value().astype(float)
-    d = len(mean)
-    factor = np.zeros((d, d))
-    factor[np.tril_indices(d)] = group.params_dict["L_tril"].get_value()
-    diagonal = np.diag_indices(d)
-    factor[diagonal] = np.logaddexp(0.0, factor[diagonal])
-    return mean, factor @ factor.T
 
 
 def _divergence(
