@@ -12,12 +12,12 @@ import pytensor.tensor as pt
 
 from pymc.pytensorf import collect_default_updates, floatX
 from pytensor import config
-from pytensor.graph.replace import clone_replace, vectorize_graph
+from pytensor.graph.replace import clone_replace
 
 from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.engine.backend import Loop, make_loop
 from pymc_vi_ext.engine.program import StepProgram
-from pymc_vi_ext.engine.vectorize import batchable
+from pymc_vi_ext.engine.vectorize import over_rows
 
 
 class LogDensity:
@@ -101,7 +101,7 @@ class LogDensity:
         empty = floatX(self.start)[None]
         batches = [pytensor.shared(empty) for _ in inputs]
         with python_only():
-            graphs = vectorize_graph(batchable(outputs), dict(zip(inputs, batches, strict=True)))
+            graphs = over_rows(outputs, dict(zip(inputs, batches, strict=True)))
         results = [pytensor.shared(empty[:, 0] if g.ndim == 1 else empty) for g in graphs]
         program = StepProgram(
             dict(zip(results, graphs, strict=True)), check_bounds=self._check_bounds

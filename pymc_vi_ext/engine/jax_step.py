@@ -10,12 +10,13 @@ import numpy as np
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.fg import FunctionGraph
-from pytensor.graph.op import HasInnerGraph, Op
+from pytensor.graph.op import Op
 from pytensor.graph.replace import clone_replace
 from pytensor.graph.rewriting.basic import dfs_rewriter, node_rewriter
-from pytensor.graph.traversal import toposort
 from pytensor.link.jax.dispatch import jax_funcify, jax_typify
 from pytensor.link.utils import fgraph_to_python
+from pytensor.tensor.basic import Split
+from pytensor.tensor.blockwise import Blockwise
 from pytensor.tensor.elemwise import DimShuffle
 from pytensor.tensor.math import Dot
 from pytensor.tensor.random.op import RandomVariable
@@ -24,6 +25,7 @@ from pytensor.tensor.type import TensorType
 
 from pymc_vi_ext.engine.checks import drop_sure_conditions
 from pymc_vi_ext.engine.program import StepProgram
+from pymc_vi_ext.engine.shapes import with_static_shapes
 
 # Larger constants become arguments: XLA folds what it finds inside a program, at compile time.
 _LARGEST_CONSTANT = 4_096  # bytes
@@ -82,10 +84,10 @@ def jax_step(program: StepProgram) -> JaxStep:
     inputs = {v: _static_input(v) for v in [*program.state, *arrays]}
     values = {v: v.type.constant_type(v.type, v.get_value()) for v in static}
     outputs = clone_replace(program.outputs, replace=inputs | values, rebuild_strict=False)
-    graph = FunctionGraph(list(inputs.values()), _with_static_shapes(outputs), clone=True)
+    graph = FunctionGraph(list(inputs.values()), with_static_shapes(outputs), clone=True)
     drop_sure_conditions(graph)
     program.mode("JAX").excluding(*_SLOW_REWRITES).optimizer.rewrite(graph)
-    dfs_rewriter(_row_products).rewrite(graph)
+    dfs_rewriter(_row_products, _plain_splits).rewrite(graph)
     constants = _constants_to_inputs(graph)
     function = fgraph_to_python(graph, _funcify, type_conversion_fn=_constant)
     return JaxStep(function, arrays, constants)
@@ -143,25 +145,6 @@ def _static_input(variable: SharedVariable) -> Variable:
     return variable.type.clone(shape=shape)(name=variable.name)
 
 
-def _with_static_shapes(outputs: list[Variable]) -> list[Variable]:
-    """Make every node anew, so that it knows the shapes which its inputs have by now.
-
-    PyMC replaces a matrix of any shape by draws of known shape, and what was made from it keeps
-    the shapes unknown. PyTensor then spends most of its time on symbolic shapes.
-    """
-    new: dict[Variable, Variable] = {}
-    for node in toposort(outputs):
-        given = [new.get(v, v) for v in node.inputs]
-        if isinstance(node.op, HasInnerGraph):
-            made = node.clone_with_new_inputs(given, strict=False)
-        else:
-            made = node.op.make_node(*given)
-        for old, fresh in zip(node.outputs, made.outputs, strict=True):
-            fresh.name, fresh.tag = old.name, old.tag
-            new[old] = fresh
-    return [new.get(v, v) for v in outputs]
-
-
 @node_rewriter([Dot])
 def _row_products(graph: FunctionGraph, node: Apply) -> list[Variable] | None:
     """Write ``X.T @ column`` as ``(row @ X).T``: XLA copies a transposed matrix at every step."""
@@ -174,6 +157,20 @@ def _row_products(graph: FunctionGraph, node: Apply) -> list[Variable] | None:
     if matrix.type.shape[1] == 1:
         return None
     return [right.T.dot(matrix).T]
+
+
+@node_rewriter([Blockwise])
+def _plain_splits(graph: FunctionGraph, node: Apply) -> list[Variable] | None:
+    """Write a batch of splits at the same constant places as one split; JAX has no other."""
+    split = node.op.core_op
+    if not isinstance(split, Split) or not isinstance(node.inputs[1], Constant):
+        return None
+    values, sizes = node.inputs[0], node.inputs[1].data
+    rows = sizes.reshape(-1, sizes.shape[-1])
+    if (rows != rows[0]).any():
+        return None
+    whole = Split(split.len_splits, node.op.batch_ndim(node) + split.axis)
+    return list(whole.make_node(values, rows[0]).outputs)
 
 
 def _constants_to_inputs(graph: FunctionGraph) -> list[np.ndarray]:

@@ -7,23 +7,30 @@ arithmetic and JAX gets static shapes.
 
 import copy
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytensor
 import pytensor.tensor as pt
 
 # Registers the rewrites that `batchable` asks for; they cannot be registered after that.
-import pytensor.xtensor  # noqa: F401
+import pytensor.xtensor
 
 from pymc.variational.opvi import Approximation, ObjectiveFunction
+from pytensor.compile.builders import OpFromGraph
 from pytensor.compile.ops import ViewOp
 from pytensor.compile.rewriting import inline_ofg_node
 from pytensor.graph.basic import Apply, Variable
-from pytensor.graph.replace import vectorize_graph
+from pytensor.graph.replace import clone_replace, vectorize_graph
 from pytensor.graph.rewriting.basic import dfs_rewriter, node_rewriter
 from pytensor.graph.rewriting.utils import rewrite_graph
+from pytensor.graph.traversal import ancestors
+from pytensor.scan.op import Scan
 from pytensor.tensor.basic import AllocDiag
+from pytensor.tensor.blockwise import Blockwise
 from pytensor.tensor.special import LogAddExp, LogSumExp, XLog1PY, XLogY
+
+from pymc_vi_ext.engine.shapes import known_shape, with_static_shapes
 
 
 class _VectorizedSampling:
@@ -36,7 +43,7 @@ class _VectorizedSampling:
         try:
             result = vectorize_graph(batchable(outputs), batched)
         except NotImplementedError:
-            # An Op without a batched form (a Scan inside the model): PyMC's own loop over draws.
+            # PyMC's own loop over draws.
             return super().symbolic_sample_over_posterior(node, more_replacements)  # type: ignore[misc]
         draws = self.symbolic_randoms[0].shape[0]  # type: ignore[attr-defined]
         result = [
@@ -62,6 +69,17 @@ class _SingleDraw(_VectorizedSampling):
         return {}
 
 
+@node_rewriter([Blockwise])
+def _unwrap_batches(fgraph: Any, node: Apply) -> list[Variable] | None:
+    """Write a batch of a graph (the gradient of a factorisation) as a graph of batches."""
+    core = node.op.core_op
+    if not isinstance(core, OpFromGraph):
+        return None
+    single = core.make_node(*(v.type() for v in core.fgraph.inputs))
+    batches = dict(zip(single.inputs, node.inputs, strict=True))
+    return list(vectorize_graph(inline_ofg_node(single), batches))
+
+
 @node_rewriter([AllocDiag, LogAddExp, LogSumExp, ViewOp, XLog1PY, XLogY])
 def _unwrap(fgraph: Any, node: Apply) -> list[Variable]:
     return list(node.inputs) if isinstance(node.op, ViewOp) else inline_ofg_node(node)
@@ -73,12 +91,46 @@ def batchable(outputs: list[Variable]) -> list[Variable]:
     Labelled operations (``pymc.dims``) become plain ones. Operations that stand for a graph of
     their own become that graph, and views what they view. PyTensor does so too, but later: by
     then vectorising has made loops in Python of them.
+
+    Raises
+    ------
+    NotImplementedError
+        If there is a Scan among them, of which no backend has a batched form.
     """
-    return list(
+    flat = list(
         rewrite_graph(
-            outputs, include=("lower_xtensor",), custom_rewrite=dfs_rewriter(_unwrap), clone=True
+            with_static_shapes(outputs),
+            include=("lower_xtensor",),
+            custom_rewrite=dfs_rewriter(_unwrap_batches, _unwrap),
+            clone=True,
         )
     )
+    if any(isinstance(variable.owner.op, Scan) for variable in ancestors(flat) if variable.owner):
+        raise NotImplementedError("A Scan has no batched form.")
+    rewriter = dfs_rewriter(known_shape)
+    return list(
+        rewrite_graph(with_static_shapes(flat), include=(), custom_rewrite=rewriter, clone=True)
+    )
+
+
+def over_rows(outputs: list[Variable], rows: Mapping[Variable, Variable]) -> list[Variable]:
+    """Return `outputs` for every row of other values of some inputs, batched or in a loop.
+
+    Parameters
+    ----------
+    outputs : list of Variable
+    rows : mapping of Variable to Variable
+        For each input its values, with one leading axis.
+    """
+    try:
+        return list(vectorize_graph(batchable(outputs), rows))
+    except NotImplementedError:
+        found = pytensor.scan(
+            lambda *row: clone_replace(outputs, dict(zip(rows, row, strict=True))),
+            sequences=list(rows.values()),
+            return_updates=False,
+        )
+        return list(found) if isinstance(found, list | tuple) else [found]
 
 
 def vectorized(objective: ObjectiveFunction, draws: int | None) -> ObjectiveFunction:

@@ -15,7 +15,7 @@ import pymc as pm
 from pymc.progress_bar import default_progress_theme
 from pymc.variational.approximations import FullRank, MeanField
 from pymc.variational.inference import KLqp, State
-from pymc.variational.opvi import Approximation
+from pymc.variational.opvi import Approximation, ParametrizationError
 from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
@@ -64,7 +64,8 @@ class SamplingError:
 class DADVI(KLqp):
     r"""Deterministic ADVI with linear response covariances.
 
-    The ELBO of a mean field Gaussian on `n_draws` fixed standard normal draws :math:`z_s`,
+    The ELBO of a mean field Gaussian on `n_draws` fixed standard normal draws :math:`z_s`, in pairs
+    :math:`\pm z`,
 
     .. math::
 
@@ -72,11 +73,11 @@ class DADVI(KLqp):
 
     is a function like any other: Newton's method with conjugate gradients in a trust region finds
     its optimum to machine precision, without a learning rate. Its Hessian `H` there gives more.
-    Linear response is the change of the draws' means :math:`\mu + e^\omega \bar z` when the log
-    density is tilted by a linear function: :math:`-J H^{-1} J^T` with `J` the derivative of these
-    means. It is a covariance, correlations included, and that of the posterior where this is
-    Gaussian, for any draws. The means :math:`\mu` keep the error that the choice of draws makes;
-    the sandwich formula says how large it is.
+    Linear response is the change of the means :math:`\mu` when the log density is tilted by a
+    linear function: the block :math:`-(H^{-1})_{\mu\mu}`, a covariance, correlations included.
+    Where the posterior is Gaussian the pairs make both the means and this covariance exact, for
+    any draws. Elsewhere the means keep the error that the choice of draws makes; the sandwich
+    formula says how large it is.
 
     Up to 300 dimensions the result is the full-rank Gaussian with that covariance; beyond, the
     mean field, and :meth:`linear_response` gives covariances of named variables.
@@ -84,7 +85,7 @@ class DADVI(KLqp):
     Parameters
     ----------
     n_draws : int
-        Fixed draws.
+        Fixed draws, two in each pair.
     model : pymc.Model, optional
         By default the one on the context.
     random_seed : int, optional
@@ -104,7 +105,7 @@ class DADVI(KLqp):
     TypeError
         If the model has no free variables.
     ParametrizationError
-        If a free variable is discrete, or `n_draws` no whole number from 2.
+        If a free variable is discrete, or `n_draws` no even number from 4.
 
     References
     ----------
@@ -133,7 +134,10 @@ class DADVI(KLqp):
         random_seed: int | None = None,
         start: Any = None,
     ):
-        n_draws = at_least("n_draws", n_draws, 2)
+        if at_least("n_draws", n_draws, 4) % 2:
+            raise ParametrizationError(
+                f"DADVI's draws come in pairs: `n_draws` must be even, not {n_draws}."
+            )
         model = continuous_model(model, "DADVI")
         with python_only():
             mean_field = MeanField(model=model, random_seed=random_seed, start=start)
@@ -143,7 +147,8 @@ class DADVI(KLqp):
         self.seed = random_seed
         self._mu = mean_field.params_dict["mu"].get_value().astype(float)
         self._omega = np.full(len(self._mu), np.log(_START_SIGMA))
-        self.draws = np.random.default_rng(random_seed).normal(size=(n_draws, len(self._mu)))
+        half = np.random.default_rng(random_seed).normal(size=(n_draws // 2, len(self._mu)))
+        self.draws = np.concatenate([half, -half])
         self._density: LogDensity | None = None
 
     def fit(
@@ -294,19 +299,13 @@ class DADVI(KLqp):
         for element in elements:
             tilt = np.zeros(len(self._mu))
             tilt[element] = 1.0
-            right = unit * np.concatenate([tilt, self._shift * tilt])
+            right = unit * np.concatenate([tilt, np.zeros_like(tilt)])
             solution, failed = cg(operator, right, rtol=1e-8, maxiter=20 * len(unit))
             if failed:
                 logger.warning("Conjugate gradients did not converge for element %d.", element)
-            change = unit * solution
-            columns.append((change[: len(tilt)] + self._shift * change[len(tilt) :])[elements])
+            columns.append((unit * solution)[: len(tilt)][elements])
         covariance = np.array(columns)
         return (covariance + covariance.T) / 2
-
-    @property
-    def _shift(self) -> np.ndarray:
-        """Distance of the draws' means from those of the mean field, and its derivative, (d,)."""
-        return self.mean_field_std * self.draws.mean(axis=0)
 
     def _points(self, mu: np.ndarray, omega: np.ndarray) -> np.ndarray:
         return mu + np.exp(omega) * self.draws
@@ -412,17 +411,18 @@ class DADVI(KLqp):
             self._show_mean_field()
             return evidence + "; the Hessian is not positive definite: no linear response"
         inverse = unit[:, None] * (vectors / values) @ vectors.T * unit
-        means = np.hstack([np.eye(d), np.diag(self._shift)])
-        covariance = means @ inverse @ means.T
+        covariance = inverse[:d, :d]
         set_gaussian(group, self._mu, covariance)
         if reason is not StopReason.CONVERGED:
             return evidence
-        # The optimum's error is that of a root of a mean of n gradients: the sandwich formula.
+        # The optimum's error is that of a root of a mean of gradients, one for each pair of draws:
+        # the sandwich formula.
         assert self._density is not None
         spread = np.exp(self._omega) * self.draws
         _, slopes = self._density(self._points(self._mu, self._omega))
         each = np.concatenate([slopes, slopes * spread + 1.0], axis=1)
-        sandwich = inverse @ np.cov(each.T) @ inverse / len(self.draws)
+        pairs = each.reshape(2, -1, 2 * d).mean(axis=0)
+        sandwich = inverse @ np.cov(pairs.T) @ inverse / len(pairs)
         errors = np.sqrt(np.diag(sandwich)[:d] / np.diag(covariance))
         self.sampling_error = SamplingError(errors)
         verdict = "suffice" if self.sampling_error.suffices else "are too few"

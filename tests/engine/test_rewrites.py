@@ -8,11 +8,17 @@ import pytest
 
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.rewriting.basic import dfs_rewriter
+from pytensor.tensor.basic import Split
+from pytensor.tensor.blockwise import Blockwise
+from pytensor.tensor.shape import Shape, Shape_i
 
 import pymc_vi_ext as vix
 
+from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.engine.checks import drop_sure_conditions
-from pymc_vi_ext.engine.jax_step import _row_products
+from pymc_vi_ext.engine.density import LogDensity
+from pymc_vi_ext.engine.jax_step import _plain_splits, _row_products
+from pymc_vi_ext.engine.shapes import known_shape, with_static_shapes
 
 X = pt.vector("x", shape=(3,))
 VALUES = np.array([-1.0, 0.5, 2.0])
@@ -64,3 +70,59 @@ def test_row_products():
     values = rng.normal(size=(5, 3)), rng.normal(size=(5, 1))
     function = pytensor.function([matrix, column], graph.outputs[0], mode="FAST_COMPILE")
     np.testing.assert_allclose(function(*values), values[0].T @ values[1])
+
+
+@pytest.mark.parametrize("sizes", [[[2, 3]], [[2, 3], [2, 3]], [[2, 3], [1, 4]]])
+def test_plain_splits(sizes):
+    """One split where all rows split alike, and the batch as it was where they do not."""
+    x = pt.matrix("x", shape=(2, 5))
+    core = Split(2, 0)
+    parts = Blockwise(core, signature="(i00),(i10)->(o00),(o01)")(x, np.array(sizes))
+    alike = all(row == sizes[0] for row in sizes)
+    graph = FunctionGraph([x], list(parts), clone=True, copy_inputs=False)
+    dfs_rewriter(_plain_splits).rewrite(graph)
+    [node] = [node for node in graph.toposort() if "Split" in str(node.op)]
+    assert isinstance(node.op, Split) == alike
+    if alike:
+        values = np.arange(10.0).reshape(2, 5)
+        left, right = pytensor.function([x], graph.outputs, mode="FAST_COMPILE")(values)
+        np.testing.assert_array_equal(np.concatenate([left, right], axis=1), values)
+        assert left.shape == (2, 2)
+
+
+def test_shapes_of_scans_and_of_what_the_types_know():
+    """A scan's type does not say its length; its steps do."""
+    x = pt.vector("x", shape=(4,))
+    steps = pytensor.scan(lambda e: e**2, sequences=[x], return_updates=False)
+    [known] = with_static_shapes([steps + 1.0])
+    assert known.type.shape == (4,)
+    graph = FunctionGraph([x], [x.shape * 2, x.shape[0] + 1], clone=True, copy_inputs=False)
+    dfs_rewriter(known_shape).rewrite(graph)
+    assert not [node for node in graph.toposort() if isinstance(node.op, Shape | Shape_i)]
+
+
+def test_many_draws_of_a_model_with_a_scan_run_on_jax():
+    """A recursion joined to its start, whose gradient splits a batch."""
+    with pm.Model() as model:
+        rho = pm.Normal("rho", 0.5, 0.1)
+        noise = pm.Normal("noise", shape=5)
+        path = pytensor.scan(
+            lambda e, last, rho: rho * last + e,
+            sequences=[noise],
+            outputs_info=[pt.zeros(())],
+            non_sequences=[rho],
+            return_updates=False,
+        )
+        whole = pt.concatenate([pt.atleast_1d(rho), path])
+        pm.Normal("y", whole, 1.0, observed=np.ones(6))
+    approx = vix.fit(
+        3, "advi", model, convergence=None, obj_n_mc=4, random_seed=1, progressbar=False
+    )
+    assert approx.report.backend == "jax"
+    density = LogDensity(model)
+    points = np.random.default_rng(0).normal(size=(3, 6))
+    with python_only():
+        logp = model.compile_logp(mode="FAST_COMPILE")
+    expected = [logp({"rho": x[0], "noise": x[1:]}) for x in points]
+    np.testing.assert_allclose(density(points)[0], expected)
+    assert density.backend == "jax"

@@ -1,0 +1,51 @@
+"""Shapes that are known, told to PyTensor: most of its time goes into symbolic ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+
+from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.op import HasInnerGraph
+from pytensor.graph.rewriting.basic import node_rewriter
+from pytensor.graph.traversal import toposort
+from pytensor.scan.op import Scan
+from pytensor.tensor.basic import infer_static_shape
+from pytensor.tensor.shape import Shape, Shape_i
+
+
+def with_static_shapes(outputs: Sequence[Variable]) -> list[Variable]:
+    """Make every node anew, so that it knows the shapes which its inputs have by now.
+
+    PyMC replaces a matrix of any shape by draws of known shape, and what was made from it keeps
+    the shapes unknown.
+    """
+    new: dict[Variable, Variable] = {}
+    for node in toposort(outputs):
+        given = [new.get(v, v) for v in node.inputs]
+        if isinstance(node.op, HasInnerGraph):
+            made = node.clone_with_new_inputs(given, strict=False)
+        else:
+            made = node.op.make_node(*given)
+        for old, fresh in zip(node.outputs, made.outputs, strict=True):
+            fresh.name, fresh.tag = old.name, old.tag
+            new[old] = fresh
+            if isinstance(node.op, Scan) and None in getattr(fresh.type, "shape", ()):
+                # Its type does not say how many steps it takes, even where that is known.
+                _, shape = infer_static_shape(list(fresh.shape))
+                new[old] = pt.specify_shape(fresh, shape)
+    return [new.get(v, v) for v in outputs]
+
+
+@node_rewriter([Shape, Shape_i])
+def known_shape(fgraph: Any, node: Apply) -> list[Variable] | None:
+    """Write a shape that the type knows as a constant."""
+    shape = node.inputs[0].type.shape
+    wanted = shape if isinstance(node.op, Shape) else (shape[node.op.i],)
+    if None in wanted:
+        return None
+    values = np.asarray(wanted, "int64")
+    return [pt.constant(values if isinstance(node.op, Shape) else values[0])]
