@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -144,3 +144,54 @@ def _woodbury(z: pt.TensorVariable, parameters: Mapping[str, pt.TensorVariable])
     chol = cholesky(pt.eye(relative.shape[1]) + relative.T.dot(relative))
     projected = solve_triangular(chol, relative.T.dot(scaled.T), lower=True)
     return sigma, scaled, projected, chol
+
+
+def nearest_factors(
+    noise: Any,
+    plus: Any,
+    minus: Any,
+    start: tuple[Any, Any],
+    rounds: int,
+    *,
+    solve: Callable[..., Any],
+    eye: Callable[..., Any],
+) -> tuple[Any, Any]:
+    r"""Return the diagonal plus low rank nearest to :math:`S = D + P P^T - M M^T`.
+
+    Nearest in :math:`KL(N(0, S)\,\|\,N(0, \Psi + W W^T))`, by rounds of expectation maximisation
+    for factor analysis, each :math:`O(d r (r + p + m))`; for arrays of NumPy and of PyTensor.
+
+    Parameters
+    ----------
+    noise : array of shape (d,)
+        Diagonal of `D`.
+    plus, minus : array of shape (d, p) and (d, m)
+        `P` and `M`.
+    start : tuple of array of shape (d,) and (d, r)
+        Where the rounds begin: :math:`\Psi` and `W`.
+    rounds : int
+    solve, eye : callable
+        Of the arrays' library.
+
+    Returns
+    -------
+    tuple of array of shape (d,) and (d, r)
+        :math:`\Psi` and `W`.
+
+    References
+    ----------
+    Rubin, D. and Thayer, D. (1982). EM algorithms for ML factor analysis. Psychometrika 47(1).
+    """
+    psi, factors = start
+    rank = factors.shape[1]
+    variances = noise + (plus**2).sum(axis=1) - (minus**2).sum(axis=1)
+    for _ in range(rounds):
+        scaled = factors / psi[:, None]
+        gain = solve(eye(rank) + factors.T @ scaled, scaled.T)
+        across = noise[:, None] * gain.T + plus @ (plus.T @ gain.T) - minus @ (minus.T @ gain.T)
+        within = eye(rank) - gain @ factors + gain @ across
+        factors = solve(within.T, across.T).T
+        # Rounding may take a diagonal that is nearly nothing below 0.
+        left = variances - (factors * across).sum(axis=1)
+        psi = abs(left) + 1e-12 * variances
+    return psi, factors

@@ -168,14 +168,3 @@ _SETTERS: dict[type[Group], Callable[..., dict]] = {
     FullRankMixtureGroup: _full_rank_mixture,
     FlowGroup: _full_rank,
 }
-
-
-def gaussian(group: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and covariance of a full-rank group, as they are now."""
-    mean = group.params_dict["mu"].get_value().astype(float)
-    d = len(mean)
-    factor = np.zeros((d, d))
-    factor[np.tril_indices(d)] = group.params_dict["L_tril"].get_value()
-    diagonal = np.diag_indices(d)
-    factor[diagonal] = np.logaddexp(0.0, factor[diagonal])
-    return mean, factor @ factor.T

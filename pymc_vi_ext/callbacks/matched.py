@@ -9,7 +9,7 @@ import numpy as np
 from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
-from pymc_vi_ext.approximations.start import gaussian, set_gaussian
+from pymc_vi_ext.approximations.gaussians import kind_of
 from pymc_vi_ext.callbacks._base import Callback, positive
 
 # Steps between two looks, before the first check, and how much later each next one is.
@@ -50,9 +50,9 @@ class MatchedStop(Callback):
 
     finds_convergence = True
     wait_until = 0
-    _saved = ("means", "covs", "next_check", "gap")
+    _saved = ("points", "next_check", "gap")
 
-    _rows = ("means", "covs")
+    _rows = ("points",)
 
     def __init__(self, tolerance: float = 0.01, trust: SharedVariable | None = None):
         self.tolerance = positive("tolerance", tolerance)
@@ -76,48 +76,35 @@ class MatchedStop(Callback):
         return self._gap or f"fewer than {_FIRST_CHECK} steps"
 
     def _begin(self) -> None:
-        self._means: list[np.ndarray] = []
-        self._covs: list[np.ndarray] = []
+        self._points: list[np.ndarray] = []
         self._next_check = _FIRST_CHECK
         self._gap = ""
 
     def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
         [group] = approx.groups
         approx.fit_state.sync()
-        mean, cov = gaussian(group)
-        if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+        kind: Any = kind_of(group)
+        point = np.concatenate([part.ravel() for part in kind.of(group)])
+        if not np.isfinite(point).all():
             return
         if self.trust is not None and self.trust.get_value() < 1:
             self._gap = "the last step was held back: the one before made the loss far higher"
             return
-        self._means.append(mean)
-        self._covs.append(cov)
-        if len(self._means) > _MOST_POINTS:
-            del self._means[: _MOST_POINTS // 2], self._covs[: _MOST_POINTS // 2]
-        if i < self._next_check or len(self._means) * self.every < _FIRST_CHECK:
+        self._points.append(point)
+        if len(self._points) > _MOST_POINTS:
+            del self._points[: _MOST_POINTS // 2]
+        if i < self._next_check or len(self._points) * self.every < _FIRST_CHECK:
             return
         self._next_check = int(i * _GROWTH)
-        half, last = len(self._means) // 2, (3 * len(self._means)) // 4
-        early, late = self._average(half, last), self._average(last, None)
-        change = max(_divergence(early, late), _divergence(late, early))
+        half, last = len(self._points) // 2, (3 * len(self._points)) // 4
+        points = [kind.from_flat(flat, group.ddim) for flat in self._points[half:]]
+        early, late = kind.average(points[: last - half]), kind.average(points[last - half :])
+        change = max(early.divergence(late), late.divergence(early))
         self._status = f"averages {change:.2g} nat apart > {self.tolerance:.2g}"
         self._gap = f"averages {change:.2g} nat apart, to be below {self.tolerance:.2g}"
         if change < self.tolerance:
-            set_gaussian(group, *self._average(half, None))
+            kind.average(points).set(group)
             raise StopIteration(
-                f"averages over two stretches of {(len(self._means) - last) * self.every} steps "
+                f"averages over two stretches of {(len(self._points) - last) * self.every} steps "
                 f"are {change:.2g} nat apart"
             )
-
-    def _average(self, start: int, stop: int | None) -> tuple[np.ndarray, np.ndarray]:
-        return np.mean(self._means[start:stop], axis=0), np.mean(self._covs[start:stop], axis=0)
-
-
-def _divergence(
-    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]
-) -> float:
-    """Return KL(first || second) of Gaussians, in nats."""
-    (m1, c1), (m2, c2) = first, second
-    ratio = np.linalg.solve(c2, c1)
-    away = np.linalg.solve(c2, m2 - m1) @ (m2 - m1)
-    return 0.5 * float(np.trace(ratio) - len(m1) + away - np.linalg.slogdet(ratio)[1])

@@ -19,19 +19,23 @@ from pymc.variational.opvi import (
     ObjectiveUpdates,
     ParametrizationError,
 )
-from pytensor.tensor.linalg import cholesky, eigh
 
 from pymc_vi_ext._quick import python_only
-from pymc_vi_ext.approximations.start import gaussian, set_gaussian
+from pymc_vi_ext.approximations import LowRankGroup, OneGroup
+from pymc_vi_ext.approximations.gaussians import kind_of
+from pymc_vi_ext.approximations.start import set_gaussian
 from pymc_vi_ext.callbacks.matched import MatchedStop
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.inference._base import EngineFit, continuous_model
+from pymc_vi_ext.inference._matching import STEPS, Batch
 from pymc_vi_ext.modes import find_mode, within_reach
 
 # Draws a step, and for comparing starts.
 _BATCH, _DRAWS_AT_THE_START = 32, 64
 # Steps over which the penalty's weight halves first: smaller, and a far start is never left.
 _SLOWER = 50.0
+# Dimensions up to which the curvature at the mode is asked for.
+_MOST_CURVED = 300
 # Nats a dimension by which the loss may rise in a step, besides its noise: the Gaussian of matched
 # scores is not that of the highest ELBO.
 _RISE = 1.0
@@ -50,7 +54,7 @@ class BaMObjective(ObjectiveFunction):
         more_replacements: Any = None,
         **_: Any,
     ) -> ObjectiveUpdates:
-        r"""Return the next mean and factor.
+        r"""Return the next parameters.
 
         With draws :math:`z` of the batch and scores :math:`g = \nabla \log p`, their means
         :math:`\bar z, \bar g` and covariances `C`, :math:`\Gamma`,
@@ -63,8 +67,7 @@ class BaMObjective(ObjectiveFunction):
 
         the next covariance solves :math:`\Sigma' U \Sigma' + \Sigma' = V`, and
         :math:`\mu' = \tfrac{1}{1 + \lambda} \mu + \tfrac{\lambda}{1 + \lambda}
-        (\Sigma' \bar g + \bar z)`. With :math:`V = K K^T` and :math:`K^T U K = Q \Lambda Q^T` the
-        solution is :math:`K Q \operatorname{diag}(2 / (1 + \sqrt{1 + 4 \Lambda})) Q^T K^T`.
+        (\Sigma' \bar g + \bar z)`.
 
         A step to where the loss of the next batch is far higher (or not a number) is taken back,
         and :math:`\lambda` is a sixteenth for the next one; it doubles again with every step kept.
@@ -77,62 +80,49 @@ class BaMObjective(ObjectiveFunction):
             )
         approx = self.approx
         [group] = approx.groups
-        d, mu, factor = group.ddim, group.params_dict["mu"], group.L
         z, logp = group.symbolic_random, approx.sized_symbolic_logp
         scores = pt.grad(pt.sum(logp), z)
         # A draw where the density has no finite score says nothing about it.
         finite = pt.isfinite(logp) & pt.all(pt.isfinite(scores), axis=1)
-        weights = finite.astype(z.dtype)[:, None] / pt.maximum(pt.sum(finite), 1)
+        some = pt.sum(finite)
+        weights = finite.astype(z.dtype)[:, None] / pt.maximum(some, 1)
         scores = pt.switch(finite[:, None], scores, 0.0)
         z_mean, g_mean = pt.sum(weights * z, axis=0), pt.sum(weights * scores, axis=0)
-        z_away, g_away = z - z_mean, scores - g_mean
         step = pytensor.shared(floatX(0.0), "matching_step")
         trust = self.op.trust
-        rate = trust * floatX(batch * d) / (1 + step / floatX(_SLOWER))
-        part = rate / (1 + rate)
-        U = rate * (weights * g_away).T.dot(g_away) + part * pt.outer(g_mean, g_mean)
-        off = mu - z_mean
-        V = factor.dot(factor.T) + rate * (weights * z_away).T.dot(z_away)
-        V = V + part * pt.outer(off, off)
-        K = cholesky((V + V.T) / 2, on_error="nan")
-        inner = K.T.dot(U).dot(K)
-        solvable = pt.all(pt.isfinite(inner))
-        # No LAPACK takes a NaN.
-        values, vectors = eigh(pt.switch(solvable, inner, pt.eye(d)))
-        shrunk = 2.0 / (1.0 + pt.sqrt(1.0 + 4.0 * pt.maximum(values, 0.0)))
-        root = K.dot(vectors) * pt.sqrt(shrunk)
-        covariance = root.dot(root.T)
-        new_mu = (1 - part) * mu + part * (covariance.dot(g_mean) + z_mean)
-        rows, columns = np.tril_indices(d)
-        new_factor = cholesky((covariance + covariance.T) / 2, on_error="nan")[rows, columns]
-        diagonal = pt.switch(rows == columns, new_factor, 1.0)
-        packed = pt.switch(rows == columns, diagonal + pt.log(-pt.expm1(-diagonal)), new_factor)
+        root = pt.sqrt(weights)
+        matched = STEPS[type(group)](
+            group,
+            Batch(
+                mean=z_mean,
+                score=g_mean,
+                away=root * (z - z_mean),
+                score_away=root * (scores - g_mean),
+                rate=trust * floatX(batch * group.ddim) / (1 + step / floatX(_SLOWER)),
+            ),
+        )
         losses = approx.symbolic_logq - pt.switch(pt.isnan(logp), -np.inf, logp)
         # Of the draws with a density: many posteriors have none at some.
-        some = pt.sum(finite)
         mean = pt.sum(pt.switch(finite, losses, 0.0)) / pt.maximum(some, 1)
         away = pt.switch(finite, losses - mean, 0.0)
         error = pt.sqrt(pt.sum(away**2)) / pt.maximum(some, 1)
-        L_tril = group.params_dict["L_tril"]
-        kept_mu = pytensor.shared(mu.get_value(), "kept_mu")
-        kept_L_tril = pytensor.shared(L_tril.get_value(), "kept_L_tril")
         kept_loss = pytensor.shared(floatX(np.inf), "kept_loss")
         kept_error = pytensor.shared(floatX(0.0), "kept_error")
-        highest = kept_loss + 3 * (error + kept_error) + floatX(_RISE * d)
+        highest = kept_loss + 3 * (error + kept_error) + floatX(_RISE * group.ddim)
         back = pt.or_(2 * some < batch, pt.isnan(mean) | (mean > highest))
         # At the first step there is nowhere to go back to.
         back = pt.and_(back, step > 0)
-        moves = pt.all(pt.isfinite(new_mu)) & pt.all(pt.isfinite(packed)) & (some > 1)
-        fine = moves & ~back
+        moves = (some > 1) & pt.all([pt.all(pt.isfinite(value)) for value in matched.values()])
         updates = ObjectiveUpdates()
-        updates[mu] = pt.switch(back, kept_mu, pt.switch(moves, new_mu, mu))
-        updates[L_tril] = pt.switch(back, kept_L_tril, pt.switch(moves, packed, L_tril))
-        updates[kept_mu] = pt.switch(back, kept_mu, mu)
-        updates[kept_L_tril] = pt.switch(back, kept_L_tril, L_tril)
+        for parameter, value in matched.items():
+            kept = pytensor.shared(parameter.get_value(), f"kept_{parameter.name}")
+            updates[parameter] = pt.switch(back, kept, pt.switch(moves, value, parameter))
+            updates[kept] = pt.switch(back, kept, parameter)
         # Where it went back to is not judged again.
         updates[kept_loss] = pt.switch(back, floatX(np.inf), mean)
         updates[kept_error] = pt.switch(back, floatX(0.0), error)
-        updates[trust] = pt.switch(fine, pt.minimum(2 * trust, floatX(1.0)), trust / _HELD_BACK)
+        more, less = pt.minimum(2 * trust, floatX(1.0)), trust / floatX(_HELD_BACK)
+        updates[trust] = pt.switch(moves & ~back, more, less)
         updates[step] = step + floatX(1.0)
         drawn = approx.set_size_and_deterministic(
             [*updates.values(), pt.mean(losses)], batch, 0, more_replacements
@@ -155,12 +145,12 @@ class _BaMOperator(KL):
 
 
 class BaM(EngineFit, Inference):
-    r"""Batch and match: a full-rank Gaussian whose scores match the posterior's.
+    r"""Batch and match: a Gaussian whose scores match the posterior's.
 
     Each step draws a batch from the Gaussian, and moves it to the one whose score function is
     nearest to the posterior's at these draws, less a Kullback-Leibler penalty for moving far. The
     step has a closed form and no learning rate. For a Gaussian posterior a few steps are enough,
-    whatever its conditioning; every step costs :math:`O(d^3)`.
+    whatever its conditioning; every step costs :math:`O(d^3)`, and with `rank` only :math:`O(d)`.
 
     It starts at the mode, with the curvature there, where a mode is found and its ELBO is above
     that of the usual start; not with a `start` of the user's.
@@ -171,6 +161,9 @@ class BaM(EngineFit, Inference):
 
     Parameters
     ----------
+    rank : int, optional
+        A covariance of diagonal plus this rank (:class:`~pymc_vi_ext.approximations.LowRankGroup`),
+        for many dimensions; by default of full rank.
     model : pymc.Model, optional
         By default the one on the context.
     random_seed : int, optional
@@ -182,12 +175,16 @@ class BaM(EngineFit, Inference):
     TypeError
         If the model has no free variables.
     ParametrizationError
-        If a free variable is discrete, or the batch has fewer than two draws.
+        If a free variable is discrete, `rank` is no whole number from 1 to the dimension, or the
+        batch has fewer than two draws.
 
     References
     ----------
     Cai, D. et al. (2024). Batch and match: black-box variational inference with a score-based
     divergence. ICML. https://arxiv.org/abs/2402.14758
+
+    Modi, C., Cai, D. and Saul, L. (2024). Batch, match, and patch: low-rank approximations for
+    score-based variational inference. https://arxiv.org/abs/2410.22292
 
     Examples
     --------
@@ -204,6 +201,7 @@ class BaM(EngineFit, Inference):
 
     def __init__(
         self,
+        rank: int | None = None,
         *,
         model: pm.Model | None = None,
         random_seed: int | None = None,
@@ -211,10 +209,14 @@ class BaM(EngineFit, Inference):
     ):
         model = continuous_model(model, "BaM")
         with python_only():
-            approx = FullRank(model=model, random_seed=random_seed, start=start)
+            if rank is None:
+                approx = FullRank(model=model, random_seed=random_seed, start=start)
+            else:
+                options = {"random_seed": random_seed, "start": start, "rank": rank}
+                approx = OneGroup(LowRankGroup(model.free_RVs, model=model, **options))
             super().__init__(_BaMOperator, approx, None)
         self.seed = random_seed
-        if start is None:
+        if start is None and self.approx.ddim <= _MOST_CURVED:
             self._start_at_the_mode()
 
     def _start_at_the_mode(self) -> None:
@@ -230,7 +232,7 @@ class BaM(EngineFit, Inference):
             return
         mode = within_reach(density, mode)
         noise = np.random.default_rng(0).normal(size=(_DRAWS_AT_THE_START, group.ddim))
-        usual = gaussian(group)
+        usual = kind_of(group).of(group).dense()
         elbos = []
         for mean, cov in (usual, (mode.point, mode.cov)):
             factor = np.linalg.cholesky(cov)
