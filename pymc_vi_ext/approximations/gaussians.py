@@ -108,6 +108,7 @@ class LowRank(NamedTuple):
             _ROUNDS,
             solve=np.linalg.solve,
             eye=np.eye,
+            maximum=np.maximum,
         )
         return cls(np.mean([one.mean for one in several], axis=0), *found)
 

@@ -155,6 +155,7 @@ def nearest_factors(
     *,
     solve: Callable[..., Any],
     eye: Callable[..., Any],
+    maximum: Callable[..., Any],
 ) -> tuple[Any, Any]:
     r"""Return the diagonal plus low rank nearest to :math:`S = D + P P^T - M M^T`.
 
@@ -170,7 +171,7 @@ def nearest_factors(
     start : tuple of array of shape (d,) and (d, r)
         Where the rounds begin: :math:`\Psi` and `W`.
     rounds : int
-    solve, eye : callable
+    solve, eye, maximum : callable
         Of the arrays' library.
 
     Returns
@@ -193,5 +194,5 @@ def nearest_factors(
         factors = solve(within.T, across.T).T
         # Rounding may take a diagonal that is nearly nothing below 0.
         left = variances - (factors * across).sum(axis=1)
-        psi = abs(left) + 1e-12 * variances
+        psi = maximum(left, 1e-8 * variances)
     return psi, factors

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
 
+from pymc.pytensorf import floatX
 from pymc.variational.approximations import FullRankGroup
 from pymc.variational.opvi import Group
 from pytensor.tensor.linalg import cholesky, eigh, solve
@@ -30,7 +31,7 @@ class Batch:
     away, score_away : TensorVariable of shape (draws, d)
         Deviations times the root of the draw's weight, so that :math:`C = a^T a`.
     rate : TensorVariable
-        :math:`\lambda`.
+        :math:`\lambda`, for the full rank over the dimension.
     """
 
     mean: pt.TensorVariable
@@ -63,6 +64,9 @@ def full_rank(group: FullRankGroup, batch: Batch) -> dict:
     :math:`K P \operatorname{diag}(2 / (1 + \sqrt{1 + 4 \Lambda})) P^T K^T`.
     """
     d, mu, L_tril = group.ddim, group.params_dict["mu"], group.params_dict["L_tril"]
+    # Of a whole covariance a batch can say much at once; of factors that carries its noise into
+    # thousands of variances.
+    batch = replace(batch, rate=floatX(d) * batch.rate)
     Q, R = batch.columns(mu)
     V = group.L.dot(group.L.T) + R.dot(R.T)
     K = cholesky((V + V.T) / 2, on_error="nan")
@@ -100,7 +104,7 @@ def low_rank(group: LowRankGroup, batch: Batch) -> dict:
     pushed = noise * batch.score + plus.dot(plus.T.dot(batch.score))
     pushed = pushed - minus.dot(minus.T.dot(batch.score))
     new_noise, factors = nearest_factors(
-        noise, plus, minus, (noise, W), _ROUNDS, solve=solve, eye=pt.eye
+        noise, plus, minus, (noise, W), _ROUNDS, solve=solve, eye=pt.eye, maximum=pt.maximum
     )
     return {
         mu: batch.moved(mu, pushed),

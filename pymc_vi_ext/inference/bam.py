@@ -98,7 +98,7 @@ class BaMObjective(ObjectiveFunction):
                 score=g_mean,
                 away=root * (z - z_mean),
                 score_away=root * (scores - g_mean),
-                rate=trust * floatX(batch * group.ddim) / (1 + step / floatX(_SLOWER)),
+                rate=trust * floatX(batch) / (1 + step / floatX(_SLOWER)),
             ),
         )
         losses = approx.symbolic_logq - pt.switch(pt.isnan(logp), -np.inf, logp)
@@ -155,9 +155,9 @@ class BaM(EngineFit, Inference):
     It starts at the mode, with the curvature there, where a mode is found and its ELBO is above
     that of the usual start; not with a `start` of the user's.
 
-    The penalty's weight is :math:`\lambda_t = B d / (1 + t / 50)`, `B` draws a step (`obj_n_mc`).
-    The default rule stops where averages over two stretches of steps agree, and the result is
-    the average (:class:`~pymc_vi_ext.callbacks.MatchedStop`).
+    The penalty's weight is :math:`\lambda_t = B d / (1 + t / 50)`, without the `d` at low rank,
+    with `B` draws a step (`obj_n_mc`). The default rule stops where averages over two stretches of
+    steps agree, and the result is the average (:class:`~pymc_vi_ext.callbacks.MatchedStop`).
 
     Parameters
     ----------
