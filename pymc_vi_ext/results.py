@@ -24,7 +24,7 @@ from xarray import DataTree
 
 from pymc_vi_ext import __version__
 from pymc_vi_ext._quick import python_only
-from pymc_vi_ext.engine.vectorize import vectorized_approximation
+from pymc_vi_ext.engine.vectorize import has_scan, vectorized_approximation
 
 # Draws are computed in batches that keep an intermediate array of the model near this size.
 _NUMBERS_PER_BATCH = 4_000_000
@@ -244,6 +244,10 @@ def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list]:
         nodes.append(view.symbolic_logq)
     draws = pt.iscalar("draws")
     nodes = view.set_size_and_deterministic(nodes, draws, 0)
-    with python_only():
-        function = pm.pytensorf.compile([draws], nodes, mode=_MODE)
+    if has_scan(nodes):
+        # Draw by draw, and step by step inside: worth a compiler.
+        function = pm.pytensorf.compile([draws], nodes, mode="NUMBA")
+    else:
+        with python_only():
+            function = pm.pytensorf.compile([draws], nodes, mode=_MODE)
     return names, function, find_rng_nodes(nodes)

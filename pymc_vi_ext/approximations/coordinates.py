@@ -22,7 +22,7 @@ from pymc_vi_ext.approximations.mixture import FullRankMixtureGroup, MixtureGrou
 from pymc_vi_ext.approximations.student_t import FullRankStudentTGroup, StudentTGroup
 
 # A step of .1 in units of a standard deviation is one of .001 in a weight of a network.
-_NETWORK_UNIT = 0.01
+_NETWORK_UNIT = 0.03
 
 Tensors = Sequence[pt.TensorVariable]
 

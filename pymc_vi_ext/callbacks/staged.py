@@ -14,7 +14,7 @@ from pymc.pytensorf import floatX
 from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
-from pymc_vi_ext.callbacks._base import Callback, positive
+from pymc_vi_ext.callbacks._base import Callback, positive, whole_number
 from pymc_vi_ext.callbacks._parameters import flat_parameters, moments, set_parameters
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,8 @@ class StagedStop(Callback):
     ----------
     tolerance : float
         In nats.
+    first_check : int
+        Steps of a stage before it is judged: what changes over many more is not seen.
 
     Attributes
     ----------
@@ -109,8 +111,9 @@ class StagedStop(Callback):
 
     _rows = ("blocks", "pending")
 
-    def __init__(self, tolerance: float = 0.015):
+    def __init__(self, tolerance: float = 0.015, first_check: int = _FIRST_CHECK):
         self.tolerance = positive("tolerance", tolerance)
+        self.first_check = whole_number("first_check", first_check)
         self._sums: dict[SharedVariable, SharedVariable] = {}
         super().__init__(_EVERY)
 
@@ -162,7 +165,7 @@ class StagedStop(Callback):
     @property
     def shortfall(self) -> str:
         """How far the last check was from letting the fit stop."""
-        return self._gap or f"fewer than {_FIRST_CHECK} steps"
+        return self._gap or f"fewer than {self.first_check} steps"
 
     def _begin(self) -> None:
         self._stage = 0
@@ -181,7 +184,7 @@ class StagedStop(Callback):
         # Blocks of the program that make one of `blocks`, and those still to be joined.
         self._joined = 1
         self._pending: list[np.ndarray] = []
-        self._next_check = _FIRST_CHECK
+        self._next_check = self.first_check
 
     def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
         if i <= self.wait_until:

@@ -105,12 +105,17 @@ def batchable(outputs: list[Variable]) -> list[Variable]:
             clone=True,
         )
     )
-    if any(isinstance(variable.owner.op, Scan) for variable in ancestors(flat) if variable.owner):
+    if has_scan(flat):
         raise NotImplementedError("A Scan has no batched form.")
     rewriter = dfs_rewriter(known_shape)
     return list(
         rewrite_graph(with_static_shapes(flat), include=(), custom_rewrite=rewriter, clone=True)
     )
+
+
+def has_scan(outputs: Sequence[Variable]) -> bool:
+    """Tell whether a loop takes part in computing `outputs`."""
+    return any(isinstance(v.owner.op, Scan) for v in ancestors(outputs) if v.owner)
 
 
 def over_rows(outputs: list[Variable], rows: Mapping[Variable, Variable]) -> list[Variable]:
