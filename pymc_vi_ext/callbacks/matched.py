@@ -99,7 +99,10 @@ class MatchedStop(Callback):
         half, last = len(self._points) // 2, (3 * len(self._points)) // 4
         points = [kind.from_flat(flat, group.ddim) for flat in self._points[half:]]
         early, late = kind.average(points[: last - half]), kind.average(points[last - half :])
-        change = max(early.divergence(late), late.divergence(early))
+        try:
+            change = max(early.divergence(late), late.divergence(early))
+        except np.linalg.LinAlgError:
+            change = np.inf
         self._status = f"averages {change:.2g} nat apart > {self.tolerance:.2g}"
         self._gap = f"averages {change:.2g} nat apart, to be below {self.tolerance:.2g}"
         if change < self.tolerance:

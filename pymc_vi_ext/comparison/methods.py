@@ -58,6 +58,9 @@ class SvgdOptions(FitOptions):
     convergence: Literal["default"] | None = _option(None, _CONVERGENCE)
     n_particles: int = _option(1000, "Number of particles.", ge=2)
     kernel: Literal["rbf", "imq", "linear", "linear_rbf"] = _option("rbf", "Kernel.")
+    preconditioner: Literal["fisher", "hessian"] | None = _option(
+        None, "Metric of the particles, none by default."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,9 @@ class BamOptions(FitOptions):
     """Options of batch and match."""
 
     n: int = _option(1_000, "Number of steps, at most.", ge=1)
+    rank: int | None = _option(
+        None, "Of the covariance beside its diagonal; full by default.", ge=1
+    )
     learning_rate: None = _option(None, "Batch and match has none.")
     obj_n_mc: int | None = _option(None, "Draws a step, 32 if null.", ge=2)
 
@@ -76,7 +82,7 @@ class DadviOptions(FitOptions):
     n: int = _option(1_000, "Number of Newton steps, at most.", ge=1)
     learning_rate: None = _option(None, "Deterministic ADVI has none.")
     obj_n_mc: None = _option(None, "Deterministic ADVI has `n_draws` instead.")
-    n_draws: int = _option(64, "Fixed draws.", ge=2)
+    n_draws: int = _option(64, "Fixed draws, an even number.", ge=4)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ NUTS = "methods: [{name: nuts}]\n"
         (
             HEAD + "methods: [{name: nuts}, {name: svgd, n_particle: 3}]",
             "methods[1].n_particle: unknown key; known keys: name, label, n, convergence, "
-            "learning_rate, obj_n_mc, backend, n_particles, kernel.",
+            "learning_rate, obj_n_mc, backend, n_particles, kernel, preconditioner.",
         ),
         (
             HEAD + NUTS + "draw: 3",
