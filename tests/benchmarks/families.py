@@ -1,4 +1,4 @@
-"""Judge the families and methods: on reference posteriors, on curved densities, by time per step.
+"""Judge the families and methods: on reference posteriors, curved densities and modes, by speed.
 
 Run as ``python tests/benchmarks/families.py --out DIR``. ``POSTERIORDB`` names the folder of the
 reference posteriors; without it their table is left out.
@@ -230,6 +230,36 @@ def speeds() -> list[str]:
     return lines
 
 
+def bimodal(seeds: int = 20) -> list[str]:
+    """Count the seeds from which a mixture finds .2 N(-.3, .1) + .8 N(.5, .1)."""
+    lines = []
+    for components in (2, 5):
+        found, worst = 0, 0.0
+        for seed in range(seeds):
+            options = {"K": components}
+            model = vix.zoo.build("mixture")
+            approx = vix.fit(
+                method="mixture_advi",
+                model=model,
+                random_seed=seed,
+                inf_kwargs=options,
+                progressbar=False,
+            )
+            tree = vix.to_datatree(approx, DRAWS, random_seed=SEED)
+            group = approx.groups[0]
+            weights, means = group.weights.eval(), group.params_dict["mu"].get_value()[:, 0]
+            share = float(weights[means < 0.1].sum())
+            stats = tree["sample_stats"]
+            divergence = float((stats["log_q"] - stats["lp"]).mean())
+            worst = max(worst, divergence)
+            found += abs(share - 0.2) <= 0.01 and divergence <= 0.01
+        lines.append(
+            f"- bimodal model, {components} components: weights within .01 and KL <= .01 nat from "
+            f"{found} of {seeds} seeds, the largest KL {worst:.4f}."
+        )
+    return lines
+
+
 def as_markdown(rows: list[Row], lines: list[str]) -> str:
     """Return the tables."""
     text = ["# Families and methods", ""]
@@ -294,7 +324,7 @@ def as_markdown(rows: list[Row], lines: list[str]) -> str:
             d = next(iter(own.values())).dimension
             text.append(f"| {name} | {d} | " + " | ".join(cells) + " |")
         text.append("")
-    return "\n".join([*text, "## Speed", "", *lines]) + "\n"
+    return "\n".join([*text, "## Speed and modes", "", *lines]) + "\n"
 
 
 _ELBO_METHODS = [name for name in METHODS if name not in DIRECT and name != "dadvi"]
@@ -336,7 +366,7 @@ def main() -> None:
         (arguments.out / "families.md").write_text(as_markdown(list(rows.values()), lines))
 
     if not arguments.no_speed:
-        lines = speeds()
+        lines = [*speeds(), *bimodal()]
         print(*lines, sep="\n", flush=True)
     cases: dict[str, Callable[[], pm.Model]] = {name: make for name, (make, _) in CURVED.items()}
     references: dict[str, xr.DataTree | xr.Dataset] = {}
