@@ -102,7 +102,8 @@ def fit(
         with a learning rate that falls over the `n` steps, and as result the average of the
         iterates of the second half (:class:`pymc_vi_ext.optimizers.AnnealedAdam`).
     learning_rate : float, optional
-        First rate of the default optimizer: 0.1 if not given, 0.05 with ``convergence=None``.
+        First rate of the default optimizer: 0.1 if not given, 0.05 with ``convergence=None``
+        (of ``"flow_advi"`` 0.003).
     n_starts : int
         Fits from so many starts, with one compiled program, keeps that of the highest ELBO and
         reports all: ``approx.report.starts``. Modes far apart need it.

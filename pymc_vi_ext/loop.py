@@ -174,6 +174,7 @@ def fit_inference(
         elif optimizer is None and rule is not None:
             optimizer = WhitenedAdam(approx, **rate)
         elif optimizer is None:
+            rate = rate or getattr(inference, "annealed_rate", {})
             optimizer = AnnealedAdam(**rate, average=not approx.any_histograms)
         keywords = {**update_kwargs, "obj_optimizer": optimizer}
         if rule is not None:

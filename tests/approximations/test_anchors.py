@@ -43,6 +43,15 @@ def test_a_correlated_gaussian_in_ten_dimensions(method, options):
     assert -0.02 - 4 * error < value < 4 * error + 1e-9
 
 
+def test_a_large_flow_for_exactly_n_steps():
+    """Begun at the posterior it stays there: within .3 nat of log Z = 0 while its rate falls."""
+    with pm.Model() as model:
+        pm.Normal("x", shape=20)
+    flow = vix.FlowADVI(kind="affine", couplings=6, width=64, model=model, random_seed=1)
+    approx = vix.fit(300, flow, convergence=None, **QUIET)
+    assert -0.1 < approx.hist[-50:].mean() < 0.3
+
+
 def test_a_flow_on_beta_bernoulli():
     """E8: log B(a + k, b + n - k) / B(a, b), within .02 nat and four standard errors."""
     y = np.array([1, 1, 0, 1, 0, 1, 1, 1, 0, 1])
