@@ -11,7 +11,7 @@ from pymc.variational.opvi import Group
 
 from pymc_vi_ext.approximations._base import softplus_inverse
 from pymc_vi_ext.approximations.low_rank import LowRankGroup, nearest_factors
-from pymc_vi_ext.approximations.start import set_gaussian
+from pymc_vi_ext.approximations.start import set_gaussian, set_values
 
 # Gaussians of low rank that an average is made of: their factors stand side by side.
 _MOST_AVERAGED, _ROUNDS = 16, 100
@@ -120,30 +120,26 @@ class LowRank(NamedTuple):
         """Return KL(self || other), in nats, by Woodbury's identity."""
         away = other.mean - self.mean
         scaled = other.factors / other.noise[:, None]
-        inner = np.eye(other.factors.shape[1]) + other.factors.T @ scaled
+        inner = other._inner()
         # Of the inverse of the other's covariance: D - B inner^-1 B'.
         quadratic = away @ (away / other.noise) - _form(scaled.T @ away[:, None], inner)
         trace = np.sum(self.noise / other.noise) - _form(scaled.T * np.sqrt(self.noise), inner)
         trace += np.sum(self.factors**2 / other.noise[:, None])
         trace -= _form(scaled.T @ self.factors, inner)
-        return 0.5 * float(trace - len(away) + quadratic + other._log_det(inner) - self._log_det())
+        return 0.5 * float(trace - len(away) + quadratic + other._log_det() - self._log_det())
 
-    def _log_det(self, inner: np.ndarray | None = None) -> float:
-        if inner is None:
-            rank = self.factors.shape[1]
-            inner = np.eye(rank) + self.factors.T @ (self.factors / self.noise[:, None])
-        return float(np.sum(np.log(self.noise)) + np.linalg.slogdet(inner)[1])
+    def _inner(self) -> np.ndarray:
+        rank = self.factors.shape[1]
+        inner: np.ndarray = np.eye(rank) + self.factors.T @ (self.factors / self.noise[:, None])
+        return inner
+
+    def _log_det(self) -> float:
+        return float(np.sum(np.log(self.noise)) + np.linalg.slogdet(self._inner())[1])
 
     def set(self, group: Group) -> None:
         """Set a low-rank group to this."""
-        values = {
-            "mu": self.mean,
-            "rho": softplus_inverse(np.sqrt(self.noise)),
-            "W": self.factors,
-        }
-        for name, value in values.items():
-            parameter = group.params_dict[name]
-            parameter.set_value(value.astype(parameter.get_value(borrow=True).dtype))
+        rho = softplus_inverse(np.sqrt(self.noise))
+        set_values(group, {"mu": self.mean, "rho": rho, "W": self.factors})
 
 
 def _form(columns: np.ndarray, inner: np.ndarray) -> float:

@@ -38,7 +38,7 @@ def set_gaussian(group: Group, mean: np.ndarray, cov: np.ndarray) -> None:
             f"{type(group).__name__} cannot start from a Gaussian; PyMC's and the package's "
             "families can."
         )
-    _set(group, set_family(group, mean, cov))
+    set_values(group, set_family(group, mean, cov))
 
 
 def mean_field_scales(cov: np.ndarray) -> np.ndarray:
@@ -90,10 +90,11 @@ def set_components(
         values["rho"] = [softplus_inverse(mean_field_scales(covs[k])) for k in owner]
     else:
         values["L_tril"] = [packed_factor(covs[k]) for k in owner]
-    _set(group, values)
+    set_values(group, values)
 
 
-def _set(group: Group, values: Mapping[str, Any]) -> None:
+def set_values(group: Group, values: Mapping[str, Any]) -> None:
+    """Set parameters of `group` by name, in their own precision."""
     for name, value in values.items():
         parameter = group.params_dict[name]
         parameter.set_value(np.asarray(value, dtype=parameter.get_value(borrow=True).dtype))

@@ -48,9 +48,6 @@ class EngineFit(Inference):
             **kwargs,
         )
 
-    def check_result(self) -> None:
-        """Warn of what is wrong with the parameters at which a fit has ended."""
-
     def refine(
         self, n: int, progressbar: bool = True, progressbar_theme: Any = default_progress_theme
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pytensor.tensor as pt
@@ -12,6 +12,21 @@ from pymc.variational.test_functions import Kernel
 from pytensor.gradient import disconnected_grad
 
 from pymc_vi_ext.errors import UnknownNameError
+
+
+class Particles(NamedTuple):
+    """What the sums need of all particles.
+
+    Attributes
+    ----------
+    X, scores : TensorVariable of shape (n, d)
+    scale : sequence of TensorVariable
+        What the kernel's own `scale` returns of `X`.
+    """
+
+    X: pt.TensorVariable
+    scores: pt.TensorVariable
+    scale: Sequence[pt.TensorVariable]
 
 
 class Sums(NamedTuple):
@@ -41,14 +56,8 @@ class SteinKernel(Kernel):
         """Return what all blocks need of all particles, (n, d): bandwidth, means ..."""
         raise NotImplementedError
 
-    def sums(
-        self,
-        rows: pt.TensorVariable,
-        X: pt.TensorVariable,
-        scores: pt.TensorVariable,
-        *scale: pt.TensorVariable,
-    ) -> Sums:
-        """Return the sums over all particles `X` for the particles `rows`."""
+    def sums(self, rows: pt.TensorVariable, particles: Particles) -> Sums:
+        """Return the sums over all `particles` for those of `rows`, (rows, d)."""
         raise NotImplementedError
 
 
@@ -66,14 +75,9 @@ class _Radial(SteinKernel):
         """Return the bandwidth."""
         return [self.bandwidth(X)]
 
-    def sums(
-        self,
-        rows: pt.TensorVariable,
-        X: pt.TensorVariable,
-        scores: pt.TensorVariable,
-        *scale: pt.TensorVariable,
-    ) -> Sums:
+    def sums(self, rows: pt.TensorVariable, particles: Particles) -> Sums:
         """Return the sums, by two products with the kernel's matrices (rows, n)."""
+        X, scores, scale = particles
         norms = pt.sum(rows**2, axis=1)[:, None] + pt.sum(X**2, axis=1)[None, :]
         squares = pt.maximum(norms - 2.0 * rows.dot(X.T), 0.0)
         k, w, w_slope = self.profile(squares, *scale)
@@ -160,15 +164,9 @@ class Linear(SteinKernel):
         fixed = disconnected_grad(X)
         return [pt.mean(fixed, axis=0), pt.std(fixed, axis=0) + floatX(1e-12)]
 
-    def sums(
-        self,
-        rows: pt.TensorVariable,
-        X: pt.TensorVariable,
-        scores: pt.TensorVariable,
-        *scale: pt.TensorVariable,
-    ) -> Sums:
+    def sums(self, rows: pt.TensorVariable, particles: Particles) -> Sums:
         """Return the sums, without a matrix of all pairs."""
-        mean, spread = scale
+        X, scores, (mean, spread) = particles
         n = floatX(X.shape[0])
         u, own = (X - mean) / spread, (rows - mean) / spread
         driving = own.dot(u.T.dot(scores)) + pt.sum(scores, axis=0)
@@ -188,16 +186,10 @@ class LinearRBF(SteinKernel):
         """Return those of both."""
         return [*self._linear.scale(X), *self._rbf.scale(X)]
 
-    def sums(
-        self,
-        rows: pt.TensorVariable,
-        X: pt.TensorVariable,
-        scores: pt.TensorVariable,
-        *scale: pt.TensorVariable,
-    ) -> Sums:
+    def sums(self, rows: pt.TensorVariable, particles: Particles) -> Sums:
         """Return the sums of both."""
-        linear = self._linear.sums(rows, X, scores, *scale[:2])
-        rbf = self._rbf.sums(rows, X, scores, *scale[2:])
+        linear = self._linear.sums(rows, particles._replace(scale=particles.scale[:2]))
+        rbf = self._rbf.sums(rows, particles._replace(scale=particles.scale[2:]))
         return Sums(*(a + b for a, b in zip(linear, rbf, strict=True)))
 
 
@@ -214,16 +206,10 @@ class Dense(SteinKernel):
         """Return nothing."""
         return []
 
-    def sums(
-        self,
-        rows: pt.TensorVariable,
-        X: pt.TensorVariable,
-        scores: pt.TensorVariable,
-        *scale: pt.TensorVariable,
-    ) -> Sums:
+    def sums(self, rows: pt.TensorVariable, particles: Particles) -> Sums:
         """Return the sums for all particles at once."""
-        k, repulsion = self.function(X)
-        return Sums(k.dot(scores), repulsion, None)
+        k, repulsion = self.function(particles.X)
+        return Sums(k.dot(particles.scores), repulsion, None)
 
 
 KERNELS = {

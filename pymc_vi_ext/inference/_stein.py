@@ -15,7 +15,8 @@ from pymc.variational.updates import adagrad_window, total_norm_constraint
 from pytensor.tensor.linalg import cholesky, eigh, solve_triangular
 
 from pymc_vi_ext.errors import UnknownNameError
-from pymc_vi_ext.inference._kernels import SteinKernel
+from pymc_vi_ext.inference._kernels import Particles, SteinKernel
+from pymc_vi_ext.objectives.bounds import tempered_power
 
 # Entries of a kernel's matrix made at once.
 _MOST_ENTRIES = 2**23
@@ -125,8 +126,7 @@ class SteinOperator(KSD):
         """Power of the posterior at this step."""
         if self.step is None:
             return floatX(1.0)
-        left = pt.maximum(1 - self.step / floatX(self.steps), floatX(0.0))
-        return floatX(self.first) ** left
+        return tempered_power(self.step, self.first, self.steps)
 
     def draws(self, obj_n_mc: int | None) -> int:
         """Return the number of particles of a step."""
@@ -156,7 +156,7 @@ def _sums(
     """Return the kernel's sums for all `n` particles, in blocks where their matrix is large."""
     blocks = -(-n * n // _MOST_ENTRIES) if kernel.in_blocks else 1
     if blocks == 1:
-        return kernel.sums(X, X, scores, *kernel.scale(X))
+        return kernel.sums(X, Particles(X, scores, kernel.scale(X)))
     size = -(-n // blocks)
     blocks = -(-n // size)
     # The last block is filled up with the first particles, whose sums are then left out.
@@ -164,7 +164,7 @@ def _sums(
     X, scores = pt.specify_shape(X, (n, d)), pt.specify_shape(scores, (n, d))
     rows = pt.concatenate([X, X[: blocks * size - n]]).reshape((blocks, size, d))
     found = pytensor.scan(
-        lambda block, *others: list(kernel.sums(block, *others)),
+        lambda block, X, scores, *scale: list(kernel.sums(block, Particles(X, scores, scale))),
         sequences=[rows],
         non_sequences=[X, scores, *kernel.scale(X)],
         return_updates=False,

@@ -277,6 +277,12 @@ class _CountedSteps(ObjectiveFunction):
         return updates
 
 
+def tempered_power(step: pt.TensorVariable, first: float, steps: int) -> pt.TensorVariable:
+    """Return the posterior's power at `step`: from `first` geometrically to 1 over `steps`."""
+    left = pt.maximum(1 - step / floatX(steps), floatX(0.0))
+    return floatX(first) ** left
+
+
 class _TemperedOperator(KL):
     objective_class = _CountedSteps
 
@@ -286,8 +292,7 @@ class _TemperedOperator(KL):
         self.step = pytensor.shared(floatX(0.0), "tempering_step")
 
     def apply(self, f: Any) -> pt.TensorVariable:
-        left = pt.maximum(1 - self.step / floatX(self.steps), floatX(0.0))
-        beta = floatX(self.first) ** left
+        beta = tempered_power(self.step, self.first, self.steps)
         whole = PathELBO(self.approx).apply(f)
         # The path gradient of beta logp - logq, from those of the whole and of log p alone.
         extra = (1 - beta) * self.logp_norm

@@ -10,7 +10,7 @@ from scipy.linalg import sqrtm
 import pymc_vi_ext as vix
 
 from pymc_vi_ext._quick import python_only
-from pymc_vi_ext.inference._kernels import KERNELS
+from pymc_vi_ext.inference._kernels import KERNELS, Particles
 from pymc_vi_ext.inference._stein import PRECONDITIONERS
 
 MEAN = np.array([1.0, -2.0])
@@ -45,7 +45,7 @@ def test_sums_are_those_of_the_kernel_and_its_derivatives(name):
     x = rng.normal(size=(6, 2)) * [1.0, 3.0] + [0.0, 5.0]
     scores = rng.normal(size=x.shape)
     particles, slopes, ours = pt.matrix("x"), pt.matrix("scores"), KERNELS[name]
-    sums = ours.sums(particles[1:4], particles, slopes, *ours.scale(particles))
+    sums = ours.sums(particles[1:4], Particles(particles, slopes, ours.scale(particles)))
     with python_only():
         function = pm.pytensorf.compile([particles, slopes], list(sums), mode="FAST_COMPILE")
         driving, repulsion, trace = function(x, scores)
