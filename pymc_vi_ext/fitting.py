@@ -25,10 +25,10 @@ from pymc_vi_ext.callbacks.checkpoint import (
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.inference import METHODS, GroupedADVI
 from pymc_vi_ext.inference._stein import SteinOperator
-from pymc_vi_ext.initial import Start, begin_at, is_point
 from pymc_vi_ext.loop import Callback, fit_inference
+from pymc_vi_ext.multistart import fit_several
 from pymc_vi_ext.objectives import OBJECTIVES, PathELBO, Tempered
-from pymc_vi_ext.starts import fit_several
+from pymc_vi_ext.starting_points import StartingPoint, begin_at, is_point
 
 
 def fit(
@@ -36,7 +36,7 @@ def fit(
     method: str | Inference = "advi",
     model: pm.Model | None = None,
     random_seed: int | None = None,
-    start: Start = None,
+    start: StartingPoint = None,
     start_sigma: Mapping[str, Any] | None = None,
     inf_kwargs: Mapping[str, Any] | None = None,
     *,

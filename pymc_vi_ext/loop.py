@@ -25,7 +25,7 @@ from pymc.variational.inference import Inference, State
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext import __version__
-from pymc_vi_ext.callbacks._parameters import set_parameters
+from pymc_vi_ext.approximations.parameters import set_parameters
 from pymc_vi_ext.callbacks.checkpoint import Checkpoint, Saved
 from pymc_vi_ext.callbacks.staged import StagedStop
 from pymc_vi_ext.engine import Loop, StepProgram, make_loop

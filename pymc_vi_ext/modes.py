@@ -13,8 +13,8 @@ from pymc.distributions.continuous import FlatRV, HalfFlatRV
 from pymc.model.transform_values import unconstrain_values
 from scipy.optimize import minimize
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.engine.density import LogDensity
+from pymc_vi_ext.python_only import python_only
 
 # Modes nearer than this, in standard deviations of the Gaussian around the higher one, are one.
 _SAME_MODE = 0.5

@@ -23,8 +23,8 @@ from pytensor.xtensor.type import XTensorType
 from xarray import DataTree
 
 from pymc_vi_ext import __version__
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.engine.vectorize import has_scan, vectorized_approximation
+from pymc_vi_ext.python_only import python_only
 
 # Draws are computed in batches that keep an intermediate array of the model near this size.
 _NUMBERS_PER_BATCH = 4_000_000
@@ -75,7 +75,7 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class Start:
+class StartResult:
     """One of several starts of a fit.
 
     Attributes
@@ -115,7 +115,7 @@ class FitReport:
         The `random_seed` the fit was given.
     versions : mapping of str to str
         Of the packages that computed the result.
-    starts : tuple of Start
+    starts : tuple of StartResult
         What each start reached, where there were several; this report is that of the best.
     loss : str
         What ``hist`` holds: "negative ELBO", "KSD" (the kernelised Stein discrepancy of particles),
@@ -130,7 +130,7 @@ class FitReport:
     backend: str
     seed: int | None
     versions: Mapping[str, str]
-    starts: tuple[Start, ...] = ()
+    starts: tuple[StartResult, ...] = ()
     loss: str = ""
 
     @property

@@ -10,7 +10,7 @@ from pymc.pytensorf import reseed_rngs
 from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
-from pymc_vi_ext.callbacks._parameters import set_parameters
+from pymc_vi_ext.approximations.parameters import set_parameters
 from pymc_vi_ext.engine import Loop, StepProgram
 
 

@@ -23,8 +23,8 @@ from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.tensor.random.type import RandomType
 
+from pymc_vi_ext.approximations.parameters import flat_parameters
 from pymc_vi_ext.callbacks._base import Callback
-from pymc_vi_ext.callbacks._parameters import flat_parameters
 
 _FORMAT = 1
 _FLOATS = ("float32", "float64")

@@ -9,8 +9,8 @@ import numpy as np
 from pymc.variational.callbacks import absolute, relative
 from pymc.variational.opvi import Approximation
 
+from pymc_vi_ext.approximations.parameters import flat_parameters, moments
 from pymc_vi_ext.callbacks._base import Callback, positive, whole_number
-from pymc_vi_ext.callbacks._parameters import flat_parameters, moments
 from pymc_vi_ext.errors import UnknownNameError
 
 _DIFFERENCES = ("absolute", "relative", "scaled")

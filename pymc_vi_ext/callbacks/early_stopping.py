@@ -9,9 +9,9 @@ import numpy as np
 
 from pymc.variational.opvi import Approximation
 
+from pymc_vi_ext.approximations.parameters import flat_parameters, set_parameters
 from pymc_vi_ext.callbacks._base import Callback, whole_number
-from pymc_vi_ext.callbacks._functions import call, number_of_arguments
-from pymc_vi_ext.callbacks._parameters import flat_parameters, set_parameters
+from pymc_vi_ext.callbacks._signatures import call, number_of_arguments
 from pymc_vi_ext.errors import UnknownNameError
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from pymc.variational.opvi import Approximation
 
+from pymc_vi_ext.approximations.parameters import flat_parameters
 from pymc_vi_ext.callbacks._base import Callback, whole_number
-from pymc_vi_ext.callbacks._parameters import flat_parameters
 from pymc_vi_ext.errors import UnknownNameError
 
 logger = logging.getLogger(__name__)

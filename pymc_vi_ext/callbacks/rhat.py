@@ -8,8 +8,8 @@ import numpy as np
 
 from pymc.variational.opvi import Approximation
 
+from pymc_vi_ext.approximations.parameters import flat_parameters, moments, set_parameters
 from pymc_vi_ext.callbacks._base import Callback, positive, whole_number
-from pymc_vi_ext.callbacks._parameters import flat_parameters, moments, set_parameters
 from pymc_vi_ext.callbacks._statistics import split_rhat, standard_error
 
 # Trailing windows that are tried, as parts of the iterates kept, longest first. The first ones

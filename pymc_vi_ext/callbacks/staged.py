@@ -14,8 +14,8 @@ from pymc.pytensorf import floatX
 from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
+from pymc_vi_ext.approximations.parameters import flat_parameters, moments, set_parameters
 from pymc_vi_ext.callbacks._base import Callback, positive, whole_number
-from pymc_vi_ext.callbacks._parameters import flat_parameters, moments, set_parameters
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pymc.model import Model
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.callbacks._base import Callback, whole_number
-from pymc_vi_ext.callbacks._functions import call, number_of_arguments
+from pymc_vi_ext.callbacks._signatures import call, number_of_arguments
 
 
 class Tracker(Callback):

@@ -14,10 +14,10 @@ from pymc.pytensorf import collect_default_updates, floatX
 from pytensor import config
 from pytensor.graph.replace import clone_replace
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.engine.backend import Loop, make_loop
 from pymc_vi_ext.engine.program import StepProgram
 from pymc_vi_ext.engine.vectorize import over_rows
+from pymc_vi_ext.python_only import python_only
 
 
 class LogDensity:

@@ -13,10 +13,10 @@ import pytensor
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.tensor.random.type import RandomType
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.engine.jax_step import JaxStep, gives_shape, jax_step
 from pymc_vi_ext.engine.keys import generator_from_key, key_from_generator
 from pymc_vi_ext.engine.program import StepProgram
+from pymc_vi_ext.python_only import python_only
 
 # Longest run of steps in one call, and so the size of the loss buffer: the call's own cost (some
 # tens of microseconds) disappears in it.

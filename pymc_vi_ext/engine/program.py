@@ -14,8 +14,8 @@ from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import graph_inputs
 from pytensor.tensor.random.type import RandomType
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.engine.vectorize import vectorized
+from pymc_vi_ext.python_only import python_only
 
 
 class StepProgram:

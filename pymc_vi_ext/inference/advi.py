@@ -6,9 +6,9 @@ import pymc as pm
 
 from pymc.variational import inference
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.inference._base import EngineFit, continuous_model
 from pymc_vi_ext.objectives import PathELBO
+from pymc_vi_ext.python_only import python_only
 
 
 class ADVI(EngineFit, inference.ADVI):

@@ -20,7 +20,6 @@ from pymc.variational.opvi import (
     ParametrizationError,
 )
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.approximations import LowRankGroup, OneGroup
 from pymc_vi_ext.approximations.gaussians import kind_of
 from pymc_vi_ext.approximations.start import set_gaussian
@@ -29,6 +28,7 @@ from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.inference._base import EngineFit, continuous_model
 from pymc_vi_ext.inference._matching import STEPS, Batch
 from pymc_vi_ext.modes import find_mode, within_reach
+from pymc_vi_ext.python_only import python_only
 
 # Draws a step, and for comparing starts.
 _BATCH, _DRAWS_AT_THE_START = 32, 64

@@ -19,13 +19,13 @@ from pymc.variational.opvi import Approximation, ParametrizationError
 from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.approximations._base import at_least
 from pymc_vi_ext.approximations.start import set_gaussian
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.inference._base import continuous_model
 from pymc_vi_ext.loop import Callback, check_callbacks, check_steps, versions
 from pymc_vi_ext.progress import fit_progress
+from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.results import NEGATIVE_ELBO, FitReport, StopReason, Timings
 
 logger = logging.getLogger(__name__)

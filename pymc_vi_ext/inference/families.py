@@ -11,7 +11,6 @@ import pymc as pm
 from pymc.variational.inference import KLqp
 from pymc.variational.opvi import Approximation, Group
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.approximations import (
     FlowGroup,
     FullRankMixtureGroup,
@@ -27,6 +26,7 @@ from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.inference._base import EngineFit, continuous_model
 from pymc_vi_ext.modes import find_modes
 from pymc_vi_ext.objectives import PathELBO
+from pymc_vi_ext.python_only import python_only
 
 # Points, besides the components' own, from which modes are sought.
 _CLIMBS_PER_COMPONENT = 8

@@ -15,14 +15,14 @@ from pymc.variational.inference import Inference, KLqp, State
 from pymc.variational.operators import KSD
 from pymc.variational.opvi import Approximation
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.approximations.empirical import Empirical
 from pymc_vi_ext.approximations.start import set_gaussian
 from pymc_vi_ext.inference._base import continuous_model
 from pymc_vi_ext.inference._kernels import as_kernel
-from pymc_vi_ext.initial import mode_of, pathfinder_points
 from pymc_vi_ext.loop import versions
+from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.results import FitReport, StopReason, Timings
+from pymc_vi_ext.starting_points import mode_of, pathfinder_points
 
 
 class _Direct(Inference):

@@ -11,10 +11,10 @@ from pymc.pytensorf import floatX
 from pymc.variational import inference
 from pymc.variational.approximations import FullRank
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.inference._base import EngineFit, continuous_model
 from pymc_vi_ext.inference._kernels import as_kernel
 from pymc_vi_ext.inference._stein import SteinOperator
+from pymc_vi_ext.python_only import python_only
 
 # Of the posterior's variance; with less the particles are said to have collapsed.
 _LEAST_VARIANCE = 0.5

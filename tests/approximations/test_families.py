@@ -13,12 +13,12 @@ from pytensor.tensor import constant
 
 import pymc_vi_ext as vix
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.approximations import OneGroup
+from pymc_vi_ext.approximations.parameters import flat_parameters, moments
 from pymc_vi_ext.approximations.start import set_gaussian
-from pymc_vi_ext.callbacks._parameters import flat_parameters, moments
 from pymc_vi_ext.engine import StepProgram, make_loop
 from pymc_vi_ext.objectives import PathELBO
+from pymc_vi_ext.python_only import python_only
 
 D = 3
 FAMILIES = {

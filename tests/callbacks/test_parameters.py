@@ -13,8 +13,8 @@ from pytensor.compile.mode import Mode
 
 import pymc_vi_ext as vix
 
+from pymc_vi_ext.approximations.parameters import flat_parameters, moments, set_parameters
 from pymc_vi_ext.callbacks import CheckParametersConvergence, EarlyStopping, IterateRhat
-from pymc_vi_ext.callbacks._parameters import flat_parameters, moments, set_parameters
 from pymc_vi_ext.callbacks._statistics import split_rhat, standard_error
 from pymc_vi_ext.schedules import constant, cosine
 

@@ -14,11 +14,11 @@ from pytensor.tensor.shape import Shape, Shape_i
 
 import pymc_vi_ext as vix
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.engine.checks import drop_sure_conditions
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.engine.jax_step import _plain_splits, _row_products
 from pymc_vi_ext.engine.shapes import known_shape, with_static_shapes
+from pymc_vi_ext.python_only import python_only
 
 X = pt.vector("x", shape=(3,))
 VALUES = np.array([-1.0, 0.5, 2.0])

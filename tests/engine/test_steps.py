@@ -16,8 +16,8 @@ from pytensor.tensor import constant
 
 import pymc_vi_ext as vix
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.engine import StepProgram, make_loop
+from pymc_vi_ext.python_only import python_only
 
 STEPS = 4
 PYTHON = Mode(linker="py", optimizer="fast_compile")

@@ -9,9 +9,9 @@ from scipy.linalg import sqrtm
 
 import pymc_vi_ext as vix
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.inference._kernels import KERNELS, Particles
 from pymc_vi_ext.inference._stein import PRECONDITIONERS
+from pymc_vi_ext.python_only import python_only
 
 MEAN = np.array([1.0, -2.0])
 COV = np.array([[1.0, 0.7], [0.7, 2.0]])

@@ -10,10 +10,10 @@ from pytensor import grad
 
 import pymc_vi_ext as vix
 
-from pymc_vi_ext._quick import python_only
 from pymc_vi_ext.approximations.start import set_gaussian
 from pymc_vi_ext.engine import StepProgram, make_loop
 from pymc_vi_ext.objectives import ELBO, OBJECTIVES, ImportanceWeighted, Renyi, Tempered
+from pymc_vi_ext.python_only import python_only
 
 QUIET = {"progressbar": False}
 R = 0.8

@@ -13,8 +13,8 @@ from pymc.variational.inference import Inference
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.approximations import natural_coordinates
-from pymc_vi_ext.callbacks._parameters import flat_parameters, set_parameters
-from pymc_vi_ext.results import FitReport, Start, StopReason
+from pymc_vi_ext.approximations.parameters import flat_parameters, set_parameters
+from pymc_vi_ext.results import FitReport, StartResult, StopReason
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,9 @@ def fit_several(
     points = [point for point, _, _ in fits]
     losses = approx.fit_state.losses_at(points, _DRAWS, int(rng.integers(2**30)))
     compared = tuple(
-        Start(-float(row.mean()), float(row.std() / _DRAWS**0.5), report.steps, report.stop_reason)
+        StartResult(
+            -float(row.mean()), float(row.std() / _DRAWS**0.5), report.steps, report.stop_reason
+        )
         for row, (_, _, report) in zip(losses, fits, strict=True)
     )
     best = int(np.argmin(losses.mean(axis=1)))

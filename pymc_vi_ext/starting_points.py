@@ -20,15 +20,15 @@ from pymc_vi_ext.modes import Mode, find_mode, prior_points, unconstrained_point
 
 STARTS = ("prior", "map", "laplace", "pathfinder")
 
-type Start = str | xr.DataTree | Approximation | Mapping[str, Any] | None
+type StartingPoint = str | xr.DataTree | Approximation | Mapping[str, Any] | None
 
 
-def is_point(start: Start) -> bool:
+def is_point(start: StartingPoint) -> bool:
     """Tell whether PyMC itself knows the start: values by name of the variables, or none."""
     return start is None or (isinstance(start, Mapping) and not isinstance(start, xr.DataTree))
 
 
-def begin_at(inference: Inference, start: Start, seed: int | None) -> None:
+def begin_at(inference: Inference, start: StartingPoint, seed: int | None) -> None:
     """Set the approximation of `inference` to where `start` says.
 
     Parameters
