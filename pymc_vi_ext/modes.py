@@ -46,7 +46,7 @@ class Mode:
     def log_mass(self) -> float:
         """Log of the mass under the Gaussian around the mode, in nats."""
         log_det = np.linalg.slogdet(self.cov)[1]
-        return self.logp + 0.5 * (log_det + len(self.point) * np.log(2 * np.pi))
+        return self.logp + 0.5 * float(log_det + len(self.point) * np.log(2 * np.pi))
 
 
 def find_mode(density: LogDensity, start: np.ndarray) -> Mode | None:

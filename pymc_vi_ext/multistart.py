@@ -12,7 +12,7 @@ import numpy as np
 from pymc.variational.inference import Inference
 from pymc.variational.opvi import Approximation
 
-from pymc_vi_ext.approximations import natural_coordinates
+from pymc_vi_ext.approximations import families_of
 from pymc_vi_ext.approximations.parameters import flat_parameters, set_parameters
 from pymc_vi_ext.results import FitReport, StartResult, StopReason
 
@@ -63,7 +63,8 @@ def fit_several(
         set_parameters(approx, first)
         inference.hist = np.empty(0)
         if k:
-            _scatter(approx, rng)
+            for family in families_of(approx):
+                family.scatter(rng)
         try:
             fit()
         except FloatingPointError as error:
@@ -88,10 +89,3 @@ def fit_several(
     approx.hist = inference.hist
     approx.report = replace(report, starts=compared)
     return approx
-
-
-def _scatter(approx: Approximation, rng: np.random.Generator) -> None:
-    for coordinates in natural_coordinates(approx):
-        for location in coordinates.locations:
-            value = location.get_value()
-            location.set_value((value + rng.normal(size=value.shape)).astype(value.dtype))

@@ -11,8 +11,9 @@ import pytensor.tensor as pt
 from pymc.pytensorf import floatX
 from pymc.variational.opvi import Approximation
 from pymc.variational.updates import get_or_compute_grads
+from pytensor.compile.sharedvalue import SharedVariable
 
-from pymc_vi_ext.approximations import natural_coordinates
+from pymc_vi_ext.approximations import families_of
 from pymc_vi_ext.schedules import half_cosine
 
 _BETA1, _EPSILON = 0.9, 1e-8
@@ -22,6 +23,8 @@ _BETA2 = 0.99
 # Part of the learning rate that is left at the last step: enough to go on exploring while the
 # average is taken.
 _FLOOR = 0.1
+
+type Updates = OrderedDict[SharedVariable, Any]
 
 
 def _positive(learning_rate: float) -> float:
@@ -77,13 +80,13 @@ class AnnealedAdam:
         self.learning_rate = _positive(learning_rate)
         self.average = average
 
-    def __call__(self, loss_or_grads: Any, params: Any) -> OrderedDict:
+    def __call__(self, loss_or_grads: Any, params: Any) -> Updates:
         """Return the updates of a step, as PyMC's optimizers do."""
         self._step = pytensor.shared(floatX(0.0), "annealing_step")
         self._horizon = pytensor.shared(floatX(1.0), "annealing_horizon")
         cosine = half_cosine(self._step / self._horizon, pt)
         rate = floatX(self.learning_rate) * (floatX(_FLOOR) + floatX(1 - _FLOOR) * cosine)
-        updates = pm.adam(loss_or_grads, params, learning_rate=rate, beta2=_BETA2)
+        updates: Updates = pm.adam(loss_or_grads, params, learning_rate=rate, beta2=_BETA2)
         # 1 until half of the steps are done, when the average is the iterate itself.
         weight = floatX(1.0) / pt.maximum(self._step - self._horizon / 2 + 1, floatX(1.0))
         self._averages = {}
@@ -153,21 +156,21 @@ class WhitenedAdam:
     def __init__(self, approx: Approximation, learning_rate: float = 0.1):
         self.learning_rate = _positive(learning_rate)
         self._approx = approx
-        self._slow: dict = {}
+        self._slow: dict[SharedVariable, SharedVariable] = {}
 
     def begin(self, n: int) -> None:
         """Measure travel from where the means are now."""
         for location, slow in self._slow.items():
             slow.set_value(location.get_value())
 
-    def __call__(self, loss_or_grads: Any, params: Any) -> OrderedDict:
+    def __call__(self, loss_or_grads: Any, params: Any) -> Updates:
         """Return the updates of a step, as PyMC's optimizers do."""
         params = list(params)
         gradients = dict(zip(params, get_or_compute_grads(loss_or_grads, params), strict=True))
         finite = pt.all(pt.stack([pt.all(pt.isfinite(g)) for g in gradients.values()]))
         step = pytensor.shared(floatX(0.0), "adam_step")
         now = step + floatX(1.0)
-        updates: OrderedDict = OrderedDict({step: now})
+        updates: Updates = OrderedDict({step: now})
         length = floatX(self.learning_rate) / (floatX(1.0) - floatX(_BETA1) ** now)
         variance_bias = floatX(1.0) - floatX(_BETA2) ** now
         before_bias = floatX(1.0) - floatX(_BETA2) ** pt.maximum(step, floatX(1.0))
@@ -184,7 +187,10 @@ class WhitenedAdam:
             updates[second] = floatX(_BETA2) * second + floatX(1 - _BETA2) * gradient**2
             return -length * updates[first] / (pt.sqrt(updates[second] / variance_bias) + _EPSILON)
 
-        for coordinates in natural_coordinates(self._approx):
+        natural_coordinates = [
+            c for family in families_of(self._approx) for c in family.coordinates()
+        ]
+        for coordinates in natural_coordinates:
             own = coordinates.parameters
             if not all(parameter in gradients for parameter in own):
                 continue

@@ -12,8 +12,7 @@ import xarray as xr
 from pymc.variational.inference import Inference
 from pymc.variational.opvi import Approximation, Group
 
-from pymc_vi_ext.approximations import FullRankMixtureGroup, MixtureGroup
-from pymc_vi_ext.approximations.start import set_gaussian
+from pymc_vi_ext.approximations import family_of
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.modes import Mode, find_mode, prior_points, unconstrained_points
@@ -165,18 +164,10 @@ def _columns(approx: Approximation, group: Group) -> np.ndarray:
 def _set_gaussians(approx: Approximation, mean: np.ndarray, cov: np.ndarray) -> None:
     for group in approx.groups:
         own = _columns(approx, group)
-        set_gaussian(group, mean[own], cov[np.ix_(own, own)])
+        family_of(group).set_gaussian(mean[own], cov[np.ix_(own, own)])
 
 
 def _set_means(approx: Approximation, point: np.ndarray) -> None:
     """Move the approximation so that its means are at `point`."""
     for group in approx.groups:
-        if isinstance(group, MixtureGroup | FullRankMixtureGroup) and group.K > 1:
-            # Its components are at the modes already.
-            continue
-        own = point[_columns(approx, group)]
-        name = "mu" if "mu" in group.params_dict else "histogram"
-        parameter = group.params_dict[name]
-        value = parameter.get_value()
-        around = value.mean(axis=0) if value.ndim > 1 else value
-        parameter.set_value((value + own - around).astype(value.dtype))
+        family_of(group).place(point[_columns(approx, group)])

@@ -6,7 +6,7 @@ import pytest
 
 import pymc_vi_ext as vix
 
-from pymc_vi_ext.approximations._base import softplus_inverse
+from pymc_vi_ext.approximations._algebra import softplus_inverse
 
 QUIET = {"progressbar": False}
 COV = np.array([[1.0, 0.6], [0.6, 0.5]])

@@ -11,15 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytensor.tensor as pt
 
-from pymc.variational.approximations import EmpiricalGroup, FullRankGroup, MeanFieldGroup
-from pymc.variational.opvi import Approximation, Group
+from pymc.variational.opvi import Group
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.tensor.linalg import solve_triangular
-
-from pymc_vi_ext.approximations.flow import FlowGroup
-from pymc_vi_ext.approximations.low_rank import LowRankGroup
-from pymc_vi_ext.approximations.mixture import FullRankMixtureGroup, MixtureGroup
-from pymc_vi_ext.approximations.student_t import FullRankStudentTGroup, StudentTGroup
 
 # A step of .1 in units of a standard deviation is one of .001 in a weight of a network.
 _NETWORK_UNIT = 0.03
@@ -28,7 +22,7 @@ Tensors = Sequence[pt.TensorVariable]
 
 
 class Coordinates:
-    """Parameters as they are: the coordinates of a family that this module does not know.
+    """Parameters as they are: the coordinates of a family that names no others.
 
     Parameters
     ----------
@@ -190,7 +184,7 @@ class NetworkCoordinates(Coordinates):
 class ParticleCoordinates(Coordinates):
     """Particles in standard deviations over the particles."""
 
-    def __init__(self, group: EmpiricalGroup):
+    def __init__(self, group: Group):
         super().__init__(group)
         # A variable on which all particles agree has no scale of its own.
         self._spread = pt.std(self.parameters[0], axis=0) + 1e-12
@@ -210,26 +204,3 @@ def _softplus_inverse(x: pt.TensorVariable) -> pt.TensorVariable:
 
 def _product(matrix: pt.TensorVariable, vector: pt.TensorVariable) -> pt.TensorVariable:
     return pt.matmul(matrix, vector[..., None])[..., 0]
-
-
-# Parameters that none of a group's coordinates name are taken as they are.
-_COORDINATES: dict[type[Group], tuple[type[Coordinates], ...]] = {
-    MeanFieldGroup: (MeanFieldCoordinates,),
-    FullRankGroup: (FullRankCoordinates,),
-    EmpiricalGroup: (ParticleCoordinates,),
-    LowRankGroup: (LowRankCoordinates,),
-    StudentTGroup: (MeanFieldCoordinates,),
-    FullRankStudentTGroup: (FullRankCoordinates,),
-    MixtureGroup: (MeanFieldCoordinates,),
-    FullRankMixtureGroup: (FullRankCoordinates,),
-    FlowGroup: (FullRankCoordinates, NetworkCoordinates),
-}
-
-
-def natural_coordinates(approx: Approximation) -> list[Coordinates]:
-    """Return the coordinates of each group of `approx`."""
-    return [
-        coordinates(group)
-        for group in approx.groups
-        for coordinates in _COORDINATES.get(type(group), (Coordinates,))
-    ]

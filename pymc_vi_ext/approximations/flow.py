@@ -5,23 +5,31 @@ from __future__ import annotations
 import logging
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
-from pymc.variational.opvi import Group, ParametrizationError, node_property
+from pymc.variational.opvi import ParametrizationError, node_property
 from pytensor.gradient import disconnected_grad
 from pytensor.tensor.linalg import solve_triangular
 
-from pymc_vi_ext.approximations._base import (
-    Family,
-    at_least,
+from pymc_vi_ext.approximations._algebra import (
     normal_log_density,
+    packed_factor,
     packed_identity,
     unpacked,
 )
+from pymc_vi_ext.approximations.coordinates import (
+    Coordinates,
+    FullRankCoordinates,
+    NetworkCoordinates,
+)
+from pymc_vi_ext.approximations.family import with_gradient
+from pymc_vi_ext.approximations.family_group import FamilyGroup
+from pymc_vi_ext.options import Options, option
 
 logger = logging.getLogger(__name__)
 
@@ -33,26 +41,35 @@ _MOST_LOG_SCALE = 2.0
 # Draws behind `mean`, `cov` and `std`, which have no closed form.
 _MOMENT_DRAWS = 2_000
 
+type Pair = tuple[pt.TensorVariable, pt.TensorVariable]
 # x (draws, m), raw numbers (draws, m, k) -> y (draws, m), log |dy/dx| (draws, m)
-Transform = Callable[[pt.TensorVariable, pt.TensorVariable], tuple]
+type Transform = Callable[[pt.TensorVariable, pt.TensorVariable], Pair]
+# Gradient of the log density of a layer's input -> that of its output.
+type Carrier = Callable[[pt.TensorVariable], pt.TensorVariable]
+type Mapped = tuple[pt.TensorVariable, pt.TensorVariable, Carrier]
 
 
-def affine(x: pt.TensorVariable, raw: pt.TensorVariable) -> tuple:
+def affine(x: pt.TensorVariable, raw: pt.TensorVariable) -> Pair:
     r""":math:`y = x e^s + t` (Dinh et al., 2017)."""
     log_scale = _MOST_LOG_SCALE * pt.tanh(raw[..., 0] / _MOST_LOG_SCALE)
     return x * pt.exp(log_scale) + raw[..., 1], log_scale + pt.zeros_like(x)
 
 
-def spline(x: pt.TensorVariable, raw: pt.TensorVariable) -> tuple:
+def knots(logits: pt.TensorVariable) -> pt.TensorVariable:
+    """Return the edges of the bins, (..., bins + 1), from -5 to 5, of their raw sizes, (..., bins).
+
+    Bins side by side share an edge, the same number: what lies on it is in exactly one of them.
+    """
+    parts = _LEAST_BIN + (1 - _BINS * _LEAST_BIN) * pt.special.softmax(logits, axis=-1)
+    inner = pt.cumsum(2 * _BOUND * parts, axis=-1)[..., :-1] - _BOUND
+    end = pt.full_like(logits[..., :1], _BOUND)
+    return pt.concatenate([-end, inner, end], axis=-1)
+
+
+def spline(x: pt.TensorVariable, raw: pt.TensorVariable) -> Pair:
     """Monotone rational-quadratic spline with identity tails (Durkan et al., 2019)."""
-
-    def knots(logits: pt.TensorVariable) -> tuple:
-        parts = _LEAST_BIN + (1 - _BINS * _LEAST_BIN) * pt.special.softmax(logits, axis=-1)
-        sizes = 2 * _BOUND * parts
-        return sizes, pt.cumsum(sizes, axis=-1) - sizes - _BOUND
-
-    widths, left = knots(raw[..., :_BINS])
-    heights, low = knots(raw[..., _BINS : 2 * _BINS])
+    edges, levels = knots(raw[..., :_BINS]), knots(raw[..., _BINS : 2 * _BINS])
+    left, right, low = edges[..., :-1], edges[..., 1:], levels[..., :-1]
     # 0 is slope 1, everywhere.
     shift = float(np.log(np.expm1(1 - _LEAST_SLOPE)))
     slopes = _LEAST_SLOPE + pt.softplus(raw[..., 2 * _BINS :] + shift)
@@ -60,10 +77,11 @@ def spline(x: pt.TensorVariable, raw: pt.TensorVariable) -> tuple:
     before = pt.concatenate([ends, slopes], axis=-1)
     after = pt.concatenate([slopes, ends], axis=-1)
     inside = pt.abs(x) < _BOUND
-    at = pt.clip(x, -_BOUND + 1e-6, _BOUND - 1e-6)[..., None]
+    # Outside, where the result is dropped, any place that is in a bin.
+    at = pt.switch(inside, x, 0.0)[..., None]
     # Of the numbers of all bins those of the draw's own: a sum over bins, where all others are 0.
-    mine = pt.and_(at >= left, at < left + widths)
-    bins = pt.stack([left, widths, low, heights, before, after], axis=-2)
+    mine = pt.and_(at >= left, at < right)
+    bins = pt.stack([left, right - left, low, levels[..., 1:] - low, before, after], axis=-2)
     own = pt.sum(pt.switch(mine[..., None, :], bins, 0.0), axis=-1)
     x0, width, y0, height, d0, d1 = (own[..., i] for i in range(6))
     slope = height / width
@@ -81,11 +99,22 @@ _COUPLINGS: dict[str, tuple[Transform, int]] = {
     "affine": (affine, 2),
     "spline": (spline, 3 * _BINS - 1),
 }
-KINDS = (*_COUPLINGS, "planar")
 
 
-@Group.register
-class FlowGroup(Family):
+@dataclass(frozen=True)
+class FlowOptions(Options):
+    """Options of :class:`FlowGroup`."""
+
+    kind: Literal["spline", "affine", "planar"] = option(
+        "spline",
+        "Rational-quadratic splines (the most flexible), RealNVP's affine couplings, or planar "
+        "layers (the smallest).",
+    )
+    couplings: int = option(4, "Number of layers.", ge=1)
+    width: int = option(32, "Of the two hidden layers of a coupling; planar ones have none.", ge=1)
+
+
+class FlowGroup(FamilyGroup[FlowOptions]):
     r"""Normalizing flow on top of a Gaussian of full rank.
 
     A draw is :math:`\mu + L\, g(\epsilon)` where `g` is a chain of couplings: each leaves half of
@@ -95,16 +124,12 @@ class FlowGroup(Family):
 
     Parameters
     ----------
-    kind : {"spline", "affine", "planar"}
-        Rational-quadratic splines (the most flexible), RealNVP's affine couplings, or planar
-        layers :math:`x + u \tanh(w^T x + b)` (the smallest).
-    couplings : int
-        Number of layers.
-    width : int
-        Of the hidden layers; planar ones have none.
+    {options}
 
     Notes
     -----
+    A planar layer is :math:`x + u \tanh(w^T x + b)`.
+
     In one dimension no half is left to compute the other from: the flow is one spline, and says
     so in the log.
 
@@ -140,29 +165,17 @@ class FlowGroup(Family):
         "weights": ("w",),
     }
     short_name = "flow"
-    has_density = False
+    Options = FlowOptions
 
-    def start_values(
-        self,
-        start: Any = None,
-        kind: str = "spline",
-        couplings: int = 4,
-        width: int = 32,
-        **_: Any,
-    ) -> dict[str, np.ndarray]:
+    def start_values(self, start: Any, options: FlowOptions) -> dict[str, np.ndarray]:
         """Return PyMC's full-rank start, and weights that make the couplings the identity."""
-        if kind not in KINDS:
-            raise ParametrizationError(
-                f"A flow's `kind` is one of {', '.join(KINDS)}, not {kind!r}."
-            )
-        couplings, width = at_least("couplings", couplings, 1), at_least("width", width, 1)
         d = self.ddim
-        if d == 1 and (kind, couplings) != ("spline", 1):
+        if d == 1 and (options.kind, options.couplings) != ("spline", 1):
             logger.warning("A flow in one dimension is one spline: there is nothing to couple.")
-            kind, couplings = "spline", 1
+            options = replace(options, kind="spline", couplings=1)
         self._layers: Sequence[_Layer] = [
-            _Planar(d) if kind == "planar" else _Coupling(kind, d, i, width)
-            for i in range(couplings)
+            _Planar(d) if options.kind == "planar" else _Coupling(options.kind, d, i, options.width)
+            for i in range(options.couplings)
         ]
         weights = [layer.start(self.rng) for layer in self._layers]
         return {
@@ -184,11 +197,13 @@ class FlowGroup(Family):
         return unpacked(self.params_dict["L_tril"], self.ddim)
 
     @node_property
-    def _mapped(self) -> tuple:
+    def _mapped(self) -> tuple[pt.TensorVariable, pt.TensorVariable, list[Carrier]]:
         """Draws, (draws, d), log q of them, (draws,), and what carries a gradient along."""
         return self._map(self.symbolic_initial)
 
-    def _map(self, noise: pt.TensorVariable) -> tuple:
+    def _map(
+        self, noise: pt.TensorVariable
+    ) -> tuple[pt.TensorVariable, pt.TensorVariable, list[Carrier]]:
         weights, used = self.params_dict["weights"], 0
         x, log_density, carriers = noise, normal_log_density(noise), []
         for layer in self._layers:
@@ -210,6 +225,18 @@ class FlowGroup(Family):
         for carry in self._mapped[2]:
             gradient = carry(gradient)
         return solve_triangular(self.L, gradient.T, lower=True, trans=1).T
+
+    def path_logq(self) -> pt.TensorVariable:
+        """Return log q of the draws, (draws,), with the gradient through the draws alone."""
+        return with_gradient(self.symbolic_logq, self.symbolic_random, self.density_gradient())
+
+    def gaussian_values(self, mean: np.ndarray, cov: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the map on top; the Gaussian itself while the couplings are the identity."""
+        return {"mu": mean, "L_tril": packed_factor(cov)}
+
+    def coordinates(self) -> list[Coordinates]:
+        """Return those of the map on top, and the weights in a unit of their own."""
+        return [FullRankCoordinates(self), NetworkCoordinates(self)]
 
     @node_property
     def symbolic_random(self) -> pt.TensorVariable:
@@ -263,7 +290,7 @@ class _Layer:
     def start(self, rng: np.random.RandomState) -> np.ndarray:
         raise NotImplementedError
 
-    def apply(self, x: pt.TensorVariable, weights: pt.TensorVariable) -> tuple:
+    def apply(self, x: pt.TensorVariable, weights: pt.TensorVariable) -> Mapped:
         """Return the mapped draws, (draws, d), log |determinant|, (draws,), and `carry`.
 
         `carry` maps the gradient of the log density of `x` at `x`, (draws, d), to that of the
@@ -300,7 +327,7 @@ class _Coupling(_Layer):
         i, o = self._shapes[-1]
         return np.concatenate([*parts, np.zeros((i + 1) * o)])
 
-    def apply(self, x: pt.TensorVariable, weights: pt.TensorVariable) -> tuple:
+    def apply(self, x: pt.TensorVariable, weights: pt.TensorVariable) -> Mapped:
         kept, moved = x[:, self._kept], x[:, self._moved]
         hidden, used = kept, 0
         for layer, (i, o) in enumerate(self._shapes):
@@ -341,7 +368,7 @@ class _Planar(_Layer):
         u = w * np.log(np.expm1(1.0)) / np.sum(w**2)
         return np.concatenate([u, w, np.zeros(1)])
 
-    def apply(self, x: pt.TensorVariable, weights: pt.TensorVariable) -> tuple:
+    def apply(self, x: pt.TensorVariable, weights: pt.TensorVariable) -> Mapped:
         d = self._d
         u, w, b = weights[:d], weights[d : 2 * d], weights[2 * d]
         # w'u above -1: Rezende and Mohamed (2015), appendix A.1.

@@ -9,9 +9,12 @@ import numpy as np
 
 from pymc.variational.opvi import Group
 
-from pymc_vi_ext.approximations._base import softplus_inverse
-from pymc_vi_ext.approximations.low_rank import LowRankGroup, nearest_factors
-from pymc_vi_ext.approximations.start import set_gaussian, set_values
+from pymc_vi_ext.approximations._algebra import (
+    nearest_factors,
+    packed_factor,
+    set_values,
+    softplus_inverse,
+)
 
 # Gaussians of low rank that an average is made of: their factors stand side by side.
 _MOST_AVERAGED, _ROUNDS = 16, 100
@@ -64,7 +67,7 @@ class Dense(NamedTuple):
 
     def set(self, group: Group) -> None:
         """Set a full-rank group to this."""
-        set_gaussian(group, self.mean, self.cov)
+        set_values(group, {"mu": self.mean, "L_tril": packed_factor(self.cov)})
 
 
 class LowRank(NamedTuple):
@@ -148,5 +151,20 @@ def _form(columns: np.ndarray, inner: np.ndarray) -> float:
 
 
 def kind_of(group: Group) -> type[Dense] | type[LowRank]:
-    """Return the kind of Gaussian that a full-rank or a low-rank group is."""
-    return LowRank if isinstance(group, LowRankGroup) else Dense
+    """Return the kind of Gaussian that a group is, which reads and sets it.
+
+    Raises
+    ------
+    TypeError
+        If its family has none.
+    """
+    # Families name their kinds, so that they import this module.
+    from pymc_vi_ext.approximations.table import family_of
+
+    kind = family_of(group).gaussian_kind()
+    if kind is None:
+        raise TypeError(
+            f"{type(group).__name__} is no Gaussian of full or of low rank, whose mean and "
+            'covariance could be averaged: use the family "full_rank" or "low_rank".'
+        )
+    return kind

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
 
-from pymc.variational.opvi import Group, ParametrizationError, node_property
+from pymc.variational.opvi import ParametrizationError, node_property
 from pytensor.tensor.linalg import cholesky, solve_triangular
 
-from pymc_vi_ext.approximations._base import LOG_2PI, Family, at_least, length
+from pymc_vi_ext.approximations._algebra import LOG_2PI, length, softplus_inverse
+from pymc_vi_ext.approximations.coordinates import Coordinates, LowRankCoordinates
+from pymc_vi_ext.approximations.family import with_gradient
+from pymc_vi_ext.approximations.family_group import FamilyGroup
+from pymc_vi_ext.approximations.gaussians import LowRank
+from pymc_vi_ext.options import Options, option
 
 # Factors start at this part of the standard deviations: at 0 their gradient would be 0.
 _START = 0.1
 
 
-@Group.register
-class LowRankGroup(Family):
+@dataclass(frozen=True)
+class LowRankOptions(Options):
+    """Options of :class:`LowRankGroup`."""
+
+    rank: int | None = option(
+        None, "Columns of `W`; None is 5, or the dimension where that is less.", ge=1
+    )
+
+
+class LowRankGroup(FamilyGroup[LowRankOptions]):
     r"""Gaussian :math:`N(\mu, \operatorname{diag}(\sigma^2) + W W^T)`, `W` of `rank` columns.
 
     A draw is :math:`\mu + \sigma \epsilon + W \eta`, with :math:`d + r` standard normal numbers.
@@ -33,8 +47,7 @@ class LowRankGroup(Family):
 
     Parameters
     ----------
-    rank : int, optional
-        Columns of `W`: by default 5, or the dimension where that is less.
+    {options}
 
     Raises
     ------
@@ -59,14 +72,13 @@ class LowRankGroup(Family):
 
     __param_spec__ = {"mu": ("d",), "rho": ("d",), "W": ("d", "r")}  # noqa: RUF012, PyMC's own
     short_name = "low_rank"
+    Options = LowRankOptions
     alias_names = frozenset(["lr"])
 
-    def start_values(
-        self, start: Any = None, rank: int | None = None, **_: Any
-    ) -> dict[str, np.ndarray]:
+    def start_values(self, start: Any, options: LowRankOptions) -> dict[str, np.ndarray]:
         """Return PyMC's mean field start, and small random factors."""
         d = self.ddim
-        rank = min(5, d) if rank is None else at_least("rank", rank, 1)
+        rank = min(5, d) if options.rank is None else options.rank
         if rank > d:
             raise ParametrizationError(
                 f"`rank` is {rank}, and the model has {d} dimension{'s' * (d > 1)}: a covariance "
@@ -87,7 +99,7 @@ class LowRankGroup(Family):
     @property
     def noise_dim(self) -> int:
         """Numbers for the diagonal part, then for the factors."""
-        return self.ddim + self.rank
+        return int(self.ddim) + self.rank
 
     @node_property
     def mean(self) -> pt.TensorVariable:
@@ -130,13 +142,39 @@ class LowRankGroup(Family):
         relative = parameters["W"] / sigma[:, None]
         return -(scaled - back.T.dot(relative.T)) / sigma
 
+    def path_logq(self) -> pt.TensorVariable:
+        """Return log q of the draws, (draws,), with the gradient through the draws alone."""
+        return with_gradient(self.symbolic_logq, self.symbolic_random, self.density_gradient())
+
+    def gaussian_values(self, mean: np.ndarray, cov: np.ndarray) -> dict[str, np.ndarray]:
+        """Return factors along the leading directions of the correlations, the rest on `rho`."""
+        sd = np.sqrt(np.diag(cov))
+        values, vectors = np.linalg.eigh(cov / np.outer(sd, sd))
+        leading = np.argsort(values)[::-1][: self.rank]
+        # The mean of the other eigenvalues stays on the diagonal, as in probabilistic PCA.
+        rest = np.delete(values, leading)
+        noise = min(rest.mean(), 0.9) if len(rest) else 0.5 * values.min()
+        factors = vectors[:, leading] * np.sqrt(np.maximum(values[leading] - noise, 1e-4))
+        own = np.maximum(1 - np.sum(factors**2, axis=1), 1e-2 * noise)
+        return {"mu": mean, "rho": softplus_inverse(sd * np.sqrt(own)), "W": sd[:, None] * factors}
+
+    def gaussian_kind(self) -> type[LowRank]:
+        """Return that of diagonal plus low rank."""
+        return LowRank
+
+    def coordinates(self) -> list[Coordinates]:
+        """Return means along both parts of the covariance, log scales and relative factors."""
+        return [LowRankCoordinates(self)]
+
     def moments(self, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return means and log standard deviations, (..., d)."""
         variances = np.logaddexp(0.0, values["rho"]) ** 2 + np.sum(values["W"] ** 2, axis=-1)
         return values["mu"], 0.5 * np.log(variances)
 
 
-def _woodbury(z: pt.TensorVariable, parameters: Mapping[str, pt.TensorVariable]) -> tuple:
+def _woodbury(
+    z: pt.TensorVariable, parameters: Mapping[str, pt.TensorVariable]
+) -> tuple[pt.TensorVariable, ...]:
     r"""Return :math:`\sigma`, :math:`y` (draws, d), :math:`C^{-1} V^T y^T` (r, draws), `C`."""
     sigma, factors = pt.softplus(parameters["rho"]), parameters["W"]
     scaled = (z - parameters["mu"]) / sigma
@@ -144,55 +182,3 @@ def _woodbury(z: pt.TensorVariable, parameters: Mapping[str, pt.TensorVariable])
     chol = cholesky(pt.eye(relative.shape[1]) + relative.T.dot(relative))
     projected = solve_triangular(chol, relative.T.dot(scaled.T), lower=True)
     return sigma, scaled, projected, chol
-
-
-def nearest_factors(
-    noise: Any,
-    plus: Any,
-    minus: Any,
-    start: tuple[Any, Any],
-    rounds: int,
-    *,
-    solve: Callable[..., Any],
-    eye: Callable[..., Any],
-    maximum: Callable[..., Any],
-) -> tuple[Any, Any]:
-    r"""Return the diagonal plus low rank nearest to :math:`S = D + P P^T - M M^T`.
-
-    Nearest in :math:`KL(N(0, S)\,\|\,N(0, \Psi + W W^T))`, by rounds of expectation maximisation
-    for factor analysis, each :math:`O(d r (r + p + m))`; for arrays of NumPy and of PyTensor.
-
-    Parameters
-    ----------
-    noise : array of shape (d,)
-        Diagonal of `D`.
-    plus, minus : array of shape (d, p) and (d, m)
-        `P` and `M`.
-    start : tuple of array of shape (d,) and (d, r)
-        Where the rounds begin: :math:`\Psi` and `W`.
-    rounds : int
-    solve, eye, maximum : callable
-        Of the arrays' library.
-
-    Returns
-    -------
-    tuple of array of shape (d,) and (d, r)
-        :math:`\Psi` and `W`.
-
-    References
-    ----------
-    Rubin, D. and Thayer, D. (1982). EM algorithms for ML factor analysis. Psychometrika 47(1).
-    """
-    psi, factors = start
-    rank = factors.shape[1]
-    variances = noise + (plus**2).sum(axis=1) - (minus**2).sum(axis=1)
-    for _ in range(rounds):
-        scaled = factors / psi[:, None]
-        gain = solve(eye(rank) + factors.T @ scaled, scaled.T)
-        across = noise[:, None] * gain.T + plus @ (plus.T @ gain.T) - minus @ (minus.T @ gain.T)
-        within = eye(rank) - gain @ factors + gain @ across
-        factors = solve(within.T, across.T).T
-        # Rounding may take a diagonal that is nearly nothing below 0.
-        left = variances - (factors * across).sum(axis=1)
-        psi = maximum(left, 1e-8 * variances)
-    return psi, factors

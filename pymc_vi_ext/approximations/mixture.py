@@ -2,47 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
 
-from pymc.variational.opvi import Group, node_property
+from pymc.variational.opvi import node_property
 from pytensor.tensor.linalg import solve_triangular
 
-from pymc_vi_ext.approximations._base import (
-    Family,
-    at_least,
+from pymc_vi_ext.approximations._algebra import (
     length,
     log_sd_of_factor,
+    mean_field_scales,
     normal_log_density,
+    packed_factor,
     packed_identity,
+    set_values,
+    softplus_inverse,
     unpacked,
 )
+from pymc_vi_ext.approximations.coordinates import (
+    Coordinates,
+    FullRankCoordinates,
+    MeanFieldCoordinates,
+)
+from pymc_vi_ext.approximations.family import Strata
+from pymc_vi_ext.approximations.family_group import FamilyGroup
+from pymc_vi_ext.options import Options, option
 
-# Standard deviation of the components' starting means around the start, unconstrained.
-_SPREAD = 1.0
+# Least mass of a component that is set, so that its weight can be learned.
+_LEAST_MASS = 1e-3
 
 
-class _Mixture(Family):
+@dataclass(frozen=True)
+class MixtureOptions(Options):
+    """Options of the mixtures."""
+
+    K: int = option(2, "Number of components.", ge=1)
+    spread: float = option(
+        1.0,
+        "Standard deviation of the components' means at the start, on the unconstrained space.",
+        ge=0,
+    )
+
+
+class _Mixture(FamilyGroup[MixtureOptions]):
     """What mixtures share, whatever the components' covariances.
 
     The first number of a draw's noise chooses its component, the others place it there.
     """
 
-    def start_values(
-        self, start: Any = None, K: int = 2, spread: float = _SPREAD, **_: Any
-    ) -> dict[str, np.ndarray]:
+    Options = MixtureOptions
+
+    def start_values(self, start: Any, options: MixtureOptions) -> dict[str, np.ndarray]:
         """Return equal weights, PyMC's scales, and means around PyMC's."""
-        K = at_least("K", K, 1)
+        K = options.K
         means = np.tile(self._prepare_start(start), (K, 1))
         if K > 1:
-            means += spread * self.rng.normal(size=means.shape)
+            means += options.spread * self.rng.normal(size=means.shape)
         return {"logits": np.zeros(K), "mu": means, **self._start_scales(K)}
 
+    @abstractmethod
     def _start_scales(self, K: int) -> dict[str, np.ndarray]:
-        raise NotImplementedError
+        """Return PyMC's scales, for `K` components."""
+
+    @abstractmethod
+    def _scales_of(self, covs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the scales nearest to covariances, one row each."""
 
     def _sizes(self) -> dict[str, int]:
         return {"K": -1}
@@ -50,7 +79,7 @@ class _Mixture(Family):
     @property
     def noise_dim(self) -> int:
         """One number for the component, and one for each variable."""
-        return 1 + self.ddim
+        return 1 + int(self.ddim)
 
     @property
     def K(self) -> int:
@@ -94,11 +123,54 @@ class _Mixture(Family):
         weights = logits - pt.logsumexp(logits)
         return pt.logsumexp(weights + self._component_log_densities(z, parameters), axis=1)
 
+    @abstractmethod
     def _component_log_densities(
         self, z: pt.TensorVariable, parameters: Mapping[str, pt.TensorVariable]
     ) -> pt.TensorVariable:
         """Return the log density of each component, (draws, K)."""
-        raise NotImplementedError
+
+    def strata(self) -> Strata:
+        """Return the components."""
+        return Strata(self.K, self.weights, self.component)
+
+    def place(self, point: np.ndarray) -> None:
+        """Move a single component to `point`; several are where they were set to be, and stay."""
+        if self.K == 1:
+            super().place(point)
+
+    def gaussian_values(self, mean: np.ndarray, cov: np.ndarray) -> dict[str, np.ndarray]:
+        """Return components of this covariance, at draws of the Gaussian if they are several."""
+        placed = mean[None]
+        if self.K > 1:
+            noise = self.rng.normal(size=(self.K, len(mean)))
+            placed = mean + noise @ np.linalg.cholesky(cov).T
+        scales = {p: np.tile(rows, (self.K, 1)) for p, rows in self._scales_of([cov]).items()}
+        return {"mu": placed, "logits": np.zeros(self.K), **scales}
+
+    def set_components(
+        self, means: Sequence[np.ndarray], covs: Sequence[np.ndarray], masses: np.ndarray
+    ) -> None:
+        """Set the components to Gaussians, several of them to one where there are too few.
+
+        Parameters
+        ----------
+        means, covs : sequence of array of shape (d,) and (d, d)
+            Heaviest first.
+        masses : array
+            Of these Gaussians, positive.
+        """
+        means, covs, masses = means[: self.K], covs[: self.K], np.asarray(masses)[: self.K]
+        masses = np.maximum(masses / masses.sum(), _LEAST_MASS)
+        # The components left over share the places of those there are, scattered by their spread.
+        more = self.rng.choice(len(means), size=self.K - len(means), p=masses / masses.sum())
+        owner = np.concatenate([np.arange(len(means)), more]).astype(int)
+        placed = np.array([means[k] for k in owner])
+        for row in range(len(means), self.K):
+            factor = np.linalg.cholesky(covs[owner[row]])
+            placed[row] += factor @ self.rng.normal(size=len(factor))
+        logits = np.log(masses[owner] / np.bincount(owner)[owner])
+        scales = self._scales_of([covs[k] for k in owner])
+        set_values(self, {"mu": placed, "logits": logits, **scales})
 
     def moments(self, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return means and log standard deviations, (..., d)."""
@@ -109,20 +181,17 @@ class _Mixture(Family):
         away = values["mu"] - means[..., None, :]
         return means, 0.5 * np.log(np.sum(weights * (within + away**2), axis=-2))
 
+    @abstractmethod
     def _component_log_sds(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
-        raise NotImplementedError
+        """Return log standard deviations of the components, (..., K, d)."""
 
 
-@Group.register
 class MixtureGroup(_Mixture):
     r"""Mixture of Gaussians with diagonal covariances, :math:`\sum_k w_k N(\mu_k, \sigma_k^2)`.
 
     Parameters
     ----------
-    K : int
-        Number of components, 2 if not given.
-    spread : float
-        Standard deviation of the components' means at the start, on the unconstrained space.
+    {options}
 
     Raises
     ------
@@ -151,6 +220,13 @@ class MixtureGroup(_Mixture):
     def _start_scales(self, K: int) -> dict[str, np.ndarray]:
         return {"rho": np.zeros((K, self.ddim))}
 
+    def _scales_of(self, covs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        return {"rho": np.array([softplus_inverse(mean_field_scales(cov)) for cov in covs])}
+
+    def coordinates(self) -> list[Coordinates]:
+        """Return the components' means in standard deviations, and logarithms of these."""
+        return [MeanFieldCoordinates(self)]
+
     @node_property
     def covariances(self) -> pt.TensorVariable:
         """Covariances of the components, (K, d, d)."""
@@ -171,19 +247,16 @@ class MixtureGroup(_Mixture):
         return normal_log_density(standard) - pt.sum(pt.log(scale), axis=1)
 
     def _component_log_sds(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
-        return np.log(np.logaddexp(0.0, values["rho"]))
+        log_sds: np.ndarray = np.log(np.logaddexp(0.0, values["rho"]))
+        return log_sds
 
 
-@Group.register
 class FullRankMixtureGroup(_Mixture):
     r"""Mixture of Gaussians with full covariances, :math:`\sum_k w_k N(\mu_k, L_k L_k^T)`.
 
     Parameters
     ----------
-    K : int
-        Number of components, 2 if not given.
-    spread : float
-        Standard deviation of the components' means at the start, on the unconstrained space.
+    {options}
 
     Raises
     ------
@@ -210,6 +283,13 @@ class FullRankMixtureGroup(_Mixture):
 
     def _start_scales(self, K: int) -> dict[str, np.ndarray]:
         return {"L_tril": np.tile(packed_identity(self.ddim), (K, 1))}
+
+    def _scales_of(self, covs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        return {"L_tril": np.array([packed_factor(cov) for cov in covs])}
+
+    def coordinates(self) -> list[Coordinates]:
+        """Return the components' means and factors in units of their factors."""
+        return [FullRankCoordinates(self)]
 
     @node_property
     def L(self) -> pt.TensorVariable:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from pymc.variational.opvi import Approximation
 
-from pymc_vi_ext.approximations._base import Family, log_sd_of_factor
+from pymc_vi_ext.approximations.table import family_of
 
 
 def flat_parameters(approx: Approximation) -> np.ndarray:
@@ -56,24 +54,6 @@ def moments(approx: Approximation, flat: np.ndarray) -> tuple[np.ndarray, np.nda
             stop = start + int(np.prod(shape))
             values[names[parameter]] = flat[..., start:stop].reshape(*flat.shape[:-1], *shape)
             start = stop
-        parts.append(_group_moments(group, values))
+        parts.append(family_of(group).moments(values))
     means, log_sds = zip(*parts, strict=True)
     return np.concatenate(means, axis=-1), np.concatenate(log_sds, axis=-1)
-
-
-def _group_moments(group: Any, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    if isinstance(group, Family):
-        return group.moments(values)
-    if values.keys() == {"mu", "rho"}:
-        return values["mu"], np.log(np.logaddexp(0.0, values["rho"]))
-    if values.keys() == {"mu", "L_tril"}:
-        return values["mu"], log_sd_of_factor(values["L_tril"], group.ddim)
-    if "histogram" in values:
-        particles = values["histogram"]
-        with np.errstate(divide="ignore"):  # a single particle has no spread
-            return particles.mean(axis=-2), np.log(particles.std(axis=-2))
-    raise TypeError(
-        f"{type(group).__name__} has the parameters {', '.join(values) or '(none)'}: means and "
-        "standard deviations are known of the package's families, and of groups with `mu` and "
-        "`rho`, `mu` and `L_tril`, or a `histogram`."
-    )

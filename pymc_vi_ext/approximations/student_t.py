@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
 
-from pymc.variational.opvi import Group, ParametrizationError, node_property
+from pymc.variational.opvi import node_property
 from pytensor.tensor.linalg import solve_triangular
 
-from pymc_vi_ext.approximations._base import Family, log_sd_of_factor, packed_identity, unpacked
+from pymc_vi_ext.approximations._algebra import (
+    log_sd_of_factor,
+    mean_field_scales,
+    packed_factor,
+    packed_identity,
+    softplus_inverse,
+    unpacked,
+)
+from pymc_vi_ext.approximations.coordinates import (
+    Coordinates,
+    FullRankCoordinates,
+    MeanFieldCoordinates,
+)
+from pymc_vi_ext.approximations.family_group import FamilyGroup
+from pymc_vi_ext.options import Options, option
 
 # Degrees of freedom are 2 + exp(raw): variances exist, and a Gaussian is a few steps away.
 _LEAST_DF = 2.0
 
 
-def _raw(df: float) -> float:
-    if not df > _LEAST_DF:
-        raise ParametrizationError(
-            f"`df` starts at {df!r}; a Student-t has a variance above 2 degrees of freedom only. "
-            "Start at 3 or more: they are learned."
-        )
-    return float(np.log(df - _LEAST_DF))
+@dataclass(frozen=True)
+class StudentTOptions(Options):
+    """Options of the Student-t families."""
+
+    df: float = option(
+        10.0,
+        "Degrees of freedom at the start; they are learned, above 2, where variances exist.",
+        gt=_LEAST_DF,
+    )
 
 
 def _df(parameters: Mapping[str, Any]) -> pt.TensorVariable:
@@ -61,14 +78,12 @@ def student_draws(noise: pt.TensorVariable, df: Any) -> pt.TensorVariable:
     return first * pt.sqrt(pt.switch(small, 1.0 + radius / 2, pt.expm1(safe) / safe))
 
 
-@Group.register
-class StudentTGroup(Family):
+class StudentTGroup(FamilyGroup[StudentTOptions]):
     r"""Independent Student-t variables, each with its own degrees of freedom.
 
     Parameters
     ----------
-    df : float
-        Degrees of freedom at the start, above 2. They are learned, above 2.
+    {options}
 
     Raises
     ------
@@ -88,21 +103,22 @@ class StudentTGroup(Family):
 
     __param_spec__ = {"mu": ("d",), "rho": ("d",), "log_df": ("d",)}  # noqa: RUF012, PyMC's own
     short_name = "student_t"
+    Options = StudentTOptions
     alias_names = frozenset(["mean_field_student_t"])
 
-    def start_values(self, start: Any = None, df: float = 10.0, **_: Any) -> dict[str, np.ndarray]:
+    def start_values(self, start: Any, options: StudentTOptions) -> dict[str, np.ndarray]:
         """Return PyMC's mean field start, at `df` degrees of freedom."""
         d = self.ddim
         return {
             "mu": self._prepare_start(start),
             "rho": np.zeros(d),
-            "log_df": np.full(d, _raw(df)),
+            "log_df": np.full(d, np.log(options.df - _LEAST_DF)),
         }
 
     @property
     def noise_dim(self) -> int:
         """Two numbers for each variable."""
-        return 2 * self.ddim
+        return 2 * int(self.ddim)
 
     @node_property
     def df(self) -> pt.TensorVariable:
@@ -139,14 +155,23 @@ class StudentTGroup(Family):
         each = _log_normalizer(df, 1) - (df + 1) / 2 * pt.log1p(t**2 / df) - pt.log(scale)
         return pt.sum(each, axis=1)
 
+    def gaussian_values(self, mean: np.ndarray, cov: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the mean field's, with scales that give its variances at the present `df`."""
+        df = self.df.eval()
+        cov = cov * np.sqrt(np.outer((df - 2) / df, (df - 2) / df))
+        return {"mu": mean, "rho": softplus_inverse(mean_field_scales(cov))}
+
+    def coordinates(self) -> list[Coordinates]:
+        """Return means in scales, and logarithms of these."""
+        return [MeanFieldCoordinates(self)]
+
     def moments(self, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return means and log standard deviations, (..., d)."""
         scales = np.log(np.logaddexp(0.0, values["rho"]))
         return values["mu"], scales + 0.5 * np.log1p(_LEAST_DF * np.exp(-values["log_df"]))
 
 
-@Group.register
-class FullRankStudentTGroup(Family):
+class FullRankStudentTGroup(FamilyGroup[StudentTOptions]):
     r"""Multivariate Student-t :math:`t_\nu(\mu, L L^T)` with learned degrees of freedom.
 
     A draw is :math:`\mu + L x`, where the standard multivariate :math:`x` is made coordinate by
@@ -162,8 +187,7 @@ class FullRankStudentTGroup(Family):
 
     Parameters
     ----------
-    df : float
-        Degrees of freedom at the start, above 2.
+    {options}
 
     Raises
     ------
@@ -192,19 +216,20 @@ class FullRankStudentTGroup(Family):
         "log_df": ("1",),
     }
     short_name = "full_rank_student_t"
+    Options = StudentTOptions
 
-    def start_values(self, start: Any = None, df: float = 10.0, **_: Any) -> dict[str, np.ndarray]:
+    def start_values(self, start: Any, options: StudentTOptions) -> dict[str, np.ndarray]:
         """Return PyMC's full-rank start, at `df` degrees of freedom."""
         return {
             "mu": self._prepare_start(start),
             "L_tril": packed_identity(self.ddim),
-            "log_df": np.full(1, _raw(df)),
+            "log_df": np.full(1, np.log(options.df - _LEAST_DF)),
         }
 
     @property
     def noise_dim(self) -> int:
         """Two numbers for each variable."""
-        return 2 * self.ddim
+        return 2 * int(self.ddim)
 
     @node_property
     def df(self) -> pt.TensorVariable:
@@ -250,6 +275,15 @@ class FullRankStudentTGroup(Family):
         x = solve_triangular(factor, (z - parameters["mu"]).T, lower=True)
         tails = (df + d) / 2 * pt.log1p(pt.sum(x**2, axis=0) / df)
         return _log_normalizer(df, d) - tails - pt.sum(pt.log(pt.diagonal(factor)))
+
+    def gaussian_values(self, mean: np.ndarray, cov: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the same mean and covariance, at the present `df`."""
+        df = float(self.df.eval())
+        return {"mu": mean, "L_tril": packed_factor(cov * (df - 2) / df)}
+
+    def coordinates(self) -> list[Coordinates]:
+        """Return means and factors in units of the factor."""
+        return [FullRankCoordinates(self)]
 
     def moments(self, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return means and log standard deviations, (..., d)."""

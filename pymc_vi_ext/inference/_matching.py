@@ -14,7 +14,7 @@ from pymc.variational.opvi import Group
 from pytensor.tensor.linalg import cholesky, eigh, solve
 
 from pymc_vi_ext.approximations import LowRankGroup
-from pymc_vi_ext.approximations.low_rank import nearest_factors
+from pymc_vi_ext.approximations._algebra import nearest_factors
 
 # Rounds of expectation maximisation that fit low-rank factors to a matched covariance, each step.
 _ROUNDS = 8

@@ -20,9 +20,8 @@ from pymc.variational.opvi import (
     ParametrizationError,
 )
 
-from pymc_vi_ext.approximations import LowRankGroup, OneGroup
+from pymc_vi_ext.approximations import LowRankGroup, OneGroup, family_of
 from pymc_vi_ext.approximations.gaussians import kind_of
-from pymc_vi_ext.approximations.start import set_gaussian
 from pymc_vi_ext.callbacks.matched import MatchedStop
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.inference._base import EngineFit, continuous_model
@@ -240,7 +239,7 @@ class BaM(EngineFit, Inference):
             elbos.append(np.mean(logp) + np.log(np.diag(factor)).sum())
         # A NaN of the usual start loses.
         if not elbos[0] > elbos[1]:
-            set_gaussian(group, mode.point, mode.cov)
+            family_of(group).set_gaussian(mode.point, mode.cov)
 
     def stopping_rule(self) -> MatchedStop:
         """Return the rule behind ``convergence="default"``."""

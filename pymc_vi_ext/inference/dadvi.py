@@ -19,8 +19,8 @@ from pymc.variational.opvi import Approximation, ParametrizationError
 from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
-from pymc_vi_ext.approximations._base import at_least
-from pymc_vi_ext.approximations.start import set_gaussian
+from pymc_vi_ext.approximations import family_of
+from pymc_vi_ext.approximations._algebra import at_least
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.inference._base import continuous_model
 from pymc_vi_ext.loop import Callback, check_callbacks, check_steps, versions
@@ -393,7 +393,7 @@ class DADVI(KLqp):
     def _show_mean_field(self) -> None:
         """Bring the mean field of now into the approximation, for callbacks."""
         [group] = self.approx.groups
-        set_gaussian(group, self._mu, np.diag(np.exp(2 * self._omega)))
+        family_of(group).set_gaussian(self._mu, np.diag(np.exp(2 * self._omega)))
 
     def _finish(self, reason: StopReason, evidence: str) -> str:
         """Add the linear response and the sampling error; return the evidence."""
@@ -412,7 +412,7 @@ class DADVI(KLqp):
             return evidence + "; the Hessian is not positive definite: no linear response"
         inverse = unit[:, None] * (vectors / values) @ vectors.T * unit
         covariance = inverse[:d, :d]
-        set_gaussian(group, self._mu, covariance)
+        family_of(group).set_gaussian(self._mu, covariance)
         if reason is not StopReason.CONVERGED:
             return evidence
         # The optimum's error is that of a root of a mean of gradients, one for each pair of draws:

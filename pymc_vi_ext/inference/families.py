@@ -12,6 +12,7 @@ from pymc.variational.inference import KLqp
 from pymc.variational.opvi import Approximation, Group
 
 from pymc_vi_ext.approximations import (
+    FAMILIES,
     FlowGroup,
     FullRankMixtureGroup,
     FullRankStudentTGroup,
@@ -20,7 +21,6 @@ from pymc_vi_ext.approximations import (
     OneGroup,
     StudentTGroup,
 )
-from pymc_vi_ext.approximations.start import set_components
 from pymc_vi_ext.callbacks.staged import StagedStop
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.inference._base import EngineFit, continuous_model
@@ -226,8 +226,8 @@ class MixtureADVI(_FamilyADVI):
         modes = [] if density.random else find_modes(density, starts)
         if modes:
             masses = np.exp([mode.log_mass - modes[0].log_mass for mode in modes])
-            set_components(
-                group, [mode.point for mode in modes], [mode.cov for mode in modes], masses
+            group.set_components(
+                [mode.point for mode in modes], [mode.cov for mode in modes], masses
             )
 
 
@@ -366,9 +366,9 @@ def _blocks(groups: Mapping[str, Sequence[str]], model: pm.Model) -> dict[str, l
         try:
             Group.group_for_short_name(str(family))
         except KeyError:
+            known = [name for name, row in FAMILIES.items() if row.group_type().has_logq]
             raise ValueError(
-                f"There is no family {family!r}: `groups` knows mean_field, full_rank, low_rank, "
-                "student_t, full_rank_student_t, mixture, full_rank_mixture and flow."
+                f"There is no family {family!r}: `groups` knows {', '.join(known)}."
             ) from None
         names = [names] if isinstance(names, str) else list(names)
         if not names:

@@ -15,8 +15,8 @@ from pymc.variational.inference import Inference, KLqp, State
 from pymc.variational.operators import KSD
 from pymc.variational.opvi import Approximation
 
+from pymc_vi_ext.approximations import family_of
 from pymc_vi_ext.approximations.empirical import Empirical
-from pymc_vi_ext.approximations.start import set_gaussian
 from pymc_vi_ext.inference._base import continuous_model
 from pymc_vi_ext.inference._kernels import as_kernel
 from pymc_vi_ext.loop import versions
@@ -111,7 +111,7 @@ class Laplace(_Direct, KLqp):
     def _find(self, backend: str | None) -> str:
         mode = mode_of(self.approx.model, backend)
         [group] = self.approx.groups
-        set_gaussian(group, mode.point, mode.cov)
+        family_of(group).set_gaussian(mode.point, mode.cov)
         return f"log density at the mode {mode.logp:.6g}, log of the mass {mode.log_mass:.6g}"
 
 

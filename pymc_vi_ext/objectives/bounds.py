@@ -10,19 +10,17 @@ import pytensor
 import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
-from pymc.variational.approximations import FullRankGroup, MeanFieldGroup
 from pymc.variational.operators import KL
 from pymc.variational.opvi import (
     Approximation,
-    Group,
     ObjectiveFunction,
     ObjectiveUpdates,
     ParametrizationError,
 )
 from pytensor.gradient import disconnected_grad
 
-from pymc_vi_ext.approximations._base import LOG_2PI
-from pymc_vi_ext.objectives.elbo import PathELBO, has_path, path_logq, stratified
+from pymc_vi_ext.approximations import families_of
+from pymc_vi_ext.objectives.elbo import PathELBO
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ class Renyi:
         ParametrizationError
             If a group is a mixture, whose choice of component has no gradient through draws.
         """
-        if stratified(approx):
+        if _is_stratified(approx):
             raise ParametrizationError(
                 "A mixture's draws cannot be followed back to its weights inside a logarithm: use "
                 'objective="elbo" for mixtures.'
@@ -195,7 +193,7 @@ class Tempered:
         ParametrizationError
             If a group is a mixture: its components are sought at the modes already.
         """
-        if stratified(approx):
+        if _is_stratified(approx):
             raise ParametrizationError(
                 'A mixture starts at the modes and needs no tempering: use objective="elbo".'
             )
@@ -207,31 +205,22 @@ class _EntropyELBO(KL):
 
     def __init__(self, approx: Approximation):
         super().__init__(approx)
-        if odd := [g for g in approx.groups if type(g) not in _ENTROPIES]:
+        if odd := [family for family in families_of(approx) if family.entropy() is None]:
             raise ParametrizationError(
-                f"The entropy of {type(odd[0]).__name__} has no closed form here: use "
+                f"The entropy of {type(odd[0].pymc_group).__name__} has no closed form here: use "
                 'ELBO(gradient="path").'
             )
 
     def apply(self, f: Any) -> pt.TensorVariable:
         approx = self.approx
-        entropy = sum(_ENTROPIES[type(group)](group) for group in approx.groups)
+        entropy = sum(family.entropy() for family in families_of(approx))
         return -self.logp_norm - entropy / approx.symbolic_normalizing_constant
 
 
-def _gaussian_entropy(log_scales: pt.TensorVariable, d: int) -> pt.TensorVariable:
-    return pt.sum(log_scales) + 0.5 * d * (1 + LOG_2PI)
+def _is_stratified(approx: Approximation) -> bool:
+    return any(family.stratified for family in families_of(approx))
 
 
-def _mean_field_entropy(group: Group) -> pt.TensorVariable:
-    return _gaussian_entropy(pt.log(group.std), group.ddim)
-
-
-def _full_rank_entropy(group: Group) -> pt.TensorVariable:
-    return _gaussian_entropy(pt.log(pt.diagonal(group.L)), group.ddim)
-
-
-_ENTROPIES = {MeanFieldGroup: _mean_field_entropy, FullRankGroup: _full_rank_entropy}
 _GRADIENTS = {"path": PathELBO, "total": KL, "entropy": _EntropyELBO}
 
 
@@ -252,11 +241,10 @@ class _RenyiOperator(KL):
     def apply(self, f: Any) -> pt.TensorVariable:
         approx, alpha = self.approx, floatX(self.alpha)
         # Groups whose draws cannot be followed without their score get the plain gradient.
-        followed_all = all(has_path(group) for group in approx.groups)
+        families = families_of(approx)
+        followed_all = all(family.has_path for family in families)
         logq = (
-            sum(path_logq(group) for group in approx.groups)
-            if followed_all
-            else approx.symbolic_logq
+            sum(family.path_logq() for family in families) if followed_all else approx.symbolic_logq
         )
         log_ratios = (approx.sized_symbolic_logp - logq).reshape((-1, self.K))
         powers = (1 - alpha) * log_ratios

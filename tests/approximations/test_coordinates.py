@@ -1,47 +1,29 @@
 """Natural coordinates: gradients by the chain rule, moves that keep the family's constraints."""
 
 import numpy as np
-import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 import pytest
 
-from pymc.variational.opvi import Group
+from family_table import ALL, build
 
-from pymc_vi_ext.approximations import OneGroup, natural_coordinates
+from pymc_vi_ext.approximations import family_of
 from pymc_vi_ext.approximations.coordinates import Coordinates
 
 
-@pytest.fixture(scope="module")
-def model():
-    with pm.Model() as model:
-        pm.Normal("x", 0.0, 1.0, shape=3)
-    return model
-
-
-FAMILIES = {
-    "mean_field": {},
-    "full_rank": {},
-    "empirical": {"size": 7},
-    "low_rank": {"rank": 2},
-    "student_t": {},
-    "full_rank_student_t": {},
-    "mixture": {"K": 2},
-    "full_rank_mixture": {"K": 2},
-    "flow": {"couplings": 1, "width": 2},
-}
-
-
-@pytest.fixture(params=FAMILIES)
-def approx(request, model):
+@pytest.fixture(params=ALL)
+def approx(request):
     rng = np.random.default_rng(0)
-    approx = OneGroup(
-        Group(model.free_RVs, vfam=request.param, model=model, **FAMILIES[request.param])
-    )
+    approx = build(request.param)
     for parameter in approx.params:
         value = parameter.get_value()
         parameter.set_value(value + 0.3 * rng.normal(size=value.shape))
     return approx
+
+
+def natural_coordinates(approx):
+    [group] = approx.groups
+    return family_of(group).coordinates()
 
 
 def test_the_gradient_is_that_of_the_move(approx):

@@ -9,10 +9,9 @@ from pytensor.tensor import constant
 
 import pymc_vi_ext as vix
 
-from pymc_vi_ext.approximations._base import softplus_inverse
+from pymc_vi_ext.approximations import family_of
+from pymc_vi_ext.approximations._algebra import nearest_factors, softplus_inverse
 from pymc_vi_ext.approximations.gaussians import Dense, LowRank, kind_of
-from pymc_vi_ext.approximations.low_rank import nearest_factors
-from pymc_vi_ext.approximations.start import set_gaussian
 from pymc_vi_ext.engine import StepProgram, make_loop
 
 QUIET = {"progressbar": False}
@@ -32,7 +31,7 @@ def test_the_posterior_is_a_fixed_point_for_any_batch(backend, rank):
     """E6: at (mean, cov) a step with any draws goes nowhere, and the loss is -log Z = 0."""
     inference = vix.BaM(rank, model=gaussian())
     [group] = inference.approx.groups
-    set_gaussian(group, MEAN, COV)
+    family_of(group).set_gaussian(MEAN, COV)
     if rank:
         # Its nearest Gaussian of this rank has the covariance itself.
         values, vectors = np.linalg.eigh(COV - 0.1 * np.eye(3))

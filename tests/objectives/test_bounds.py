@@ -10,7 +10,7 @@ from pytensor import grad
 
 import pymc_vi_ext as vix
 
-from pymc_vi_ext.approximations.start import set_gaussian
+from pymc_vi_ext.approximations import family_of
 from pymc_vi_ext.engine import StepProgram, make_loop
 from pymc_vi_ext.objectives import ELBO, OBJECTIVES, ImportanceWeighted, Renyi, Tempered
 from pymc_vi_ext.python_only import python_only
@@ -30,7 +30,7 @@ def losses(objective, draws, model=None, seed=3, sd=0.6):
     """Return losses and gradients of 200 steps at a mean field beside its optimum."""
     inference = vix.ADVI(model=model or correlated())
     [group] = inference.approx.groups
-    set_gaussian(group, np.array([0.1, -0.2]), np.diag([sd**2, sd**2]))
+    family_of(group).set_gaussian(np.array([0.1, -0.2]), np.diag([sd**2, sd**2]))
     loss = objective.operator(inference.approx)(None)(draws)
     nodes = [loss, *grad(loss, inference.approx.params)]
     with python_only():
@@ -75,7 +75,7 @@ def test_doubly_reparameterised_gradient_is_unbiased(objective):
     _, gradients = losses(objective, 20)
     inference = vix.ADVI(model=correlated())
     [group] = inference.approx.groups
-    set_gaussian(group, np.array([0.1, -0.2]), np.diag([0.36, 0.36]))
+    family_of(group).set_gaussian(np.array([0.1, -0.2]), np.diag([0.36, 0.36]))
     loss = objective.operator(inference.approx)(None)(20)
     with python_only():
         function = pm.pytensorf.compile([], loss, mode="FAST_COMPILE")
@@ -108,7 +108,7 @@ def test_tempering_ends_at_the_posterior():
     inference = vix.FullRankADVI(model=correlated())
     [group] = inference.approx.groups
     inference.objective = Tempered(first=0.25, steps=4).operator(inference.approx)(None)
-    set_gaussian(group, np.zeros(2), np.array([[1.0, R], [R, 1.0]]))
+    family_of(group).set_gaussian(np.zeros(2), np.array([[1.0, R], [R, 1.0]]))
     program = StepProgram.from_inference(inference, obj_optimizer=pm.sgd(learning_rate=1e-9))
     loop = make_loop(program, "jax")
     np.testing.assert_allclose(loop.run(6), 0.0, atol=1e-6)
