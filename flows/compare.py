@@ -14,10 +14,11 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, Failed, State
+from prefect.client.schemas import State
+from prefect.states import Completed, Failed
 
 from pymc_vi_ext.comparison import MethodSpec, ReferenceWarning, Status, run_method, summarise
-from pymc_vi_ext.comparison.config import ComparisonConfig, build_model, load_config
+from pymc_vi_ext.comparison.config import build_model, config_type, load_config
 from pymc_vi_ext.comparison.storage import load_result, save_result
 from pymc_vi_ext.tracking import (
     Execution,
@@ -39,7 +40,7 @@ class MethodsFailed(Exception):
 @task(cache_policy=NO_CACHE, persist_result=False)
 def begin(config: dict[str, Any], text: str, tracking_uri: str) -> dict[str, Any]:
     """Create the MLflow runs; return their ids."""
-    parsed = ComparisonConfig.model_validate(config)
+    parsed = config_type().model_validate(config)
     tracker = MlflowTracker(tracking_uri)
     names = [f"{spec.label} seed {seed}" for spec in parsed.specs() for seed in parsed.seeds]
     execution = tracker.begin(parsed.name, names, {"model": parsed.model})
@@ -67,7 +68,7 @@ def run(
     run_id: str,
 ) -> State:
     """Run a method with a seed, write the result to `folder` and record it."""
-    parsed = ComparisonConfig.model_validate(config)
+    parsed = config_type().model_validate(config)
     spec: MethodSpec = parsed.specs()[index]
     model = build_model(parsed, path, allow_code=allow_code)
     result = run_method(model, spec, seed, parsed.draws)
@@ -83,7 +84,7 @@ def score(
     config: dict[str, Any], folders: list[str], ids: dict[str, Any], tracking_uri: str
 ) -> dict[str, Any]:
     """Score all results against the reference and record that; return the table."""
-    parsed = ComparisonConfig.model_validate(config)
+    parsed = config_type().model_validate(config)
     with warnings.catch_warnings():
         # The table has it as a note, and the command line prints the notes.
         warnings.simplefilter("ignore", ReferenceWarning)

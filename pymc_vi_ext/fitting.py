@@ -1,12 +1,14 @@
 """``fit``: names and defaults to objects."""
 
-import inspect
+from __future__ import annotations
+
+import time
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import pymc as pm
 
@@ -14,20 +16,20 @@ from pymc.progress_bar import default_progress_theme
 from pymc.variational.inference import Inference
 from pymc.variational.opvi import Approximation
 
-from pymc_vi_ext.callbacks._base import whole_number
+from pymc_vi_ext.callbacks import Rule
 from pymc_vi_ext.callbacks.checkpoint import (
     CheckpointError,
-    Saved,
     describe_option,
     option,
     read,
 )
 from pymc_vi_ext.errors import UnknownNameError
-from pymc_vi_ext.inference import METHODS, GroupedADVI
-from pymc_vi_ext.inference._stein import SteinOperator
-from pymc_vi_ext.loop import Callback, fit_inference
+from pymc_vi_ext.inference import METHODS, GroupedADVI, method_of
+from pymc_vi_ext.loop import Call, fit_method
+from pymc_vi_ext.method import Method
 from pymc_vi_ext.multistart import fit_several
-from pymc_vi_ext.objectives import OBJECTIVES, PathELBO, Tempered
+from pymc_vi_ext.objectives import OBJECTIVES, Objective
+from pymc_vi_ext.options import whole_number
 from pymc_vi_ext.starting_points import StartingPoint, begin_at, is_point
 
 
@@ -41,8 +43,8 @@ def fit(
     inf_kwargs: Mapping[str, Any] | None = None,
     *,
     backend: str | None = "auto",
-    callbacks: Sequence[Callback] | None = None,
-    convergence: str | None = "default",
+    callbacks: Sequence[Any] | None = None,
+    convergence: str | Rule | None = "default",
     objective: Any = "elbo",
     obj_n_mc: int | None = None,
     obj_optimizer: Any = None,
@@ -85,11 +87,13 @@ def fit(
         Called as ``callback(approx, losses, i)`` after step ``i`` (from 1). One with an attribute
         `every` is called every that many steps, and the engine takes those in one call.
         ``raise StopIteration(reason)`` ends the fit.
-    convergence : {"default", None}
+    convergence : {"default", None}, name in `pymc_vi_ext.callbacks.RULES`, or Rule
         "default" ends the fit where averages of the iterates, at falling learning rates, have the
-        same ELBO within .015 nat or so (:class:`pymc_vi_ext.callbacks.StagedStop`), warns
-        where `n` steps do not suffice for that, and gives the average as result. With None the
-        fit takes exactly `n` steps. In both cases a callback may end it earlier.
+        same ELBO within .015 nat or so (:class:`pymc_vi_ext.callbacks.StagedStop`; ``"bam"`` and
+        ``"dadvi"`` have rules of their own), warns where `n` steps do not suffice for that, and
+        gives the average as result. A rule of your own options takes its place:
+        ``StagedStop(tolerance=0.005)``. With None the fit takes exactly `n` steps. In all cases
+        a callback may end it earlier.
     objective : {"elbo", "iwelbo", "renyi", "tempered"} or an object of `pymc_vi_ext.objectives`
         What a method of the ELBO minimises, with its defaults or options of its own:
         ``Renyi(alpha=0.3, K=16)``. ``"tempered"`` is for ``"svgd"`` and ``"asvgd"`` too.
@@ -156,21 +160,19 @@ def fit(
     >>> round(float(approx.mean.eval()[0]), 1), round(float(approx.std.eval()[0]), 1)
     (0.8, 0.5)
     """
+    started = time.perf_counter()
     n_starts = whole_number("n_starts", n_starts)
     point: Any = start if is_point(start) else None
-    inference = _inference(method, model, random_seed, point, start_sigma, inf_kwargs, groups)
-    by_itself = getattr(inference, "optimizes_itself", False)
-    if by_itself and (n_starts != 1 or not is_point(start)):
+    fitted = _method(method, model, random_seed, point, start_sigma, inf_kwargs, groups)
+    if fitted.finds_start and (n_starts != 1 or not is_point(start)):
         name = "start" if n_starts == 1 else "n_starts"
         raise ValueError(
-            f"{type(inference).__name__} finds its optimum by itself: leave out {name}"
+            f"{fitted.name} finds its optimum by itself: leave out {name}"
             f"{'; values by name of the variables can start DADVI' * (name == 'start')}."
         )
     if not is_point(start):
-        begin_at(inference, start, random_seed)
-    _set_objective(inference, objective)
-    if obj_n_mc is not None and not obj_n_mc >= 1:
-        raise ValueError(f"`obj_n_mc` counts draws a step, at least 1, not {obj_n_mc!r}.")
+        begin_at(fitted.approx, start, random_seed)
+    _set_objective(fitted, objective)
     # All that makes the steps what they are: a checkpoint keeps it.
     options = {
         "method": method,
@@ -187,57 +189,33 @@ def fit(
         "include_transformed": include_transformed,
         **pm_fit_kwargs,
     }
-    run = partial(_run, inference, n, options, callbacks, progressbar, progressbar_theme)
-    return run() if n_starts == 1 else fit_several(inference, n_starts, random_seed, run)
+    call = Call(callbacks or (), progressbar, progressbar_theme, started=started)
+    run = partial(_run, fitted, n, options, call)
+    return run() if n_starts == 1 else fit_several(fitted, n_starts, random_seed, run)
 
 
-def _run(
-    inference: Inference,
-    n: int,
-    options: Mapping[str, Any],
-    callbacks: Sequence[Callback] | None,
-    progressbar: bool,
-    progressbar_theme: Any,
-    saved: Saved | None = None,
-) -> Approximation:
-    own = {"method", "random_seed", "inf_kwargs", "groups", "objective", "score", "obj_n_mc"}
-    keywords = {name: value for name, value in options.items() if name not in own}
-    if options["obj_n_mc"] is not None:
-        keywords["obj_n_mc"] = options["obj_n_mc"]
-    elif default := inspect.signature(inference.fit).parameters.get("obj_n_mc"):
-        # Methods of PyMC's that want many draws say so in the signature of their own `fit`.
-        keywords["obj_n_mc"] = default.default
-    if getattr(inference, "optimizes_itself", False):
-        # It has no steps for an engine, and so no draws, seed or rule for them.
-        own = {"convergence", *(["obj_n_mc"] if options["obj_n_mc"] is None else [])}
-        mine = {name: value for name, value in keywords.items() if name not in own}
-        return inference.fit(
-            n,
-            callbacks=callbacks,
-            progressbar=progressbar,
-            progressbar_theme=progressbar_theme,
-            **mine,
-        )
+# Options of a fit that are not of its steps.
+_NOT_OF_STEPS = ("method", "random_seed", "inf_kwargs", "groups", "objective", "score")
+
+
+def _run(method: Method, n: int, options: Mapping[str, Any], call: Call) -> Approximation:
+    of_steps = {name: value for name, value in options.items() if name not in _NOT_OF_STEPS}
     built = isinstance(options["method"], Inference)
-    return fit_inference(
-        inference,
-        n,
-        score=None if options["score"] else False,
-        callbacks=callbacks,
-        progressbar=progressbar,
-        progressbar_theme=progressbar_theme,
+    call = replace(
+        call,
+        # A method built by name has its seed.
         random_seed=options["random_seed"] if built else None,
         options={name: describe_option(value) for name, value in options.items()},
-        saved=saved,
-        **keywords,
+        include_transformed=of_steps.pop("include_transformed"),
     )
+    return fit_method(method, n, call, score=None if options["score"] else False, **of_steps)
 
 
 def resume(
     path: str | Path,
     model: pm.Model | None = None,
     *,
-    callbacks: Sequence[Callback] | None = None,
+    callbacks: Sequence[Any] | None = None,
     progressbar: bool = True,
     **options: Any,
 ) -> Approximation:
@@ -289,7 +267,8 @@ def resume(
             f"The fit saved in {path} was started without {', '.join(unknown)}; it cannot go on "
             "with it."
         )
-    inference = _inference(
+    started = time.perf_counter()
+    method = _method(
         all_options["method"],
         model,
         all_options["random_seed"],
@@ -298,43 +277,28 @@ def resume(
         None if "method" in options else all_options["inf_kwargs"],
         all_options["groups"],
     )
-    _set_objective(inference, all_options["objective"])
-    saved.refuse_another(inference.approx)
+    _set_objective(method, all_options["objective"])
+    saved.refuse_another(method.approx)
     left = saved.header["end"] - saved.header["step"]
-    return _run(inference, left, all_options, callbacks, progressbar, default_progress_theme, saved)
+    call = Call(callbacks or (), progressbar, saved=saved, started=started)
+    return _run(method, left, all_options, call)
 
 
-# What an inference minimises by itself: one object may be fitted with several objectives.
-_own_objectives: "WeakKeyDictionary[Inference, Any]" = WeakKeyDictionary()
-
-
-def _set_objective(inference: Inference, objective: Any) -> None:
-    """Let `inference` minimise `objective`, a name or an object, in place of its own."""
-    own = _own_objectives.setdefault(inference, inference.objective)
-    if objective == "elbo":
-        inference.objective = own
-        return
+def _set_objective(method: Method, objective: Any) -> None:
+    """Let `method` minimise `objective`, a name or an object."""
     if isinstance(objective, str):
         if objective.lower() not in OBJECTIVES:
             raise UnknownNameError("objective", objective, OBJECTIVES)
         objective = OBJECTIVES[objective.lower()]
-    if not hasattr(objective, "operator"):
+    if not isinstance(objective, Objective):
         raise TypeError(
             f"`objective` is one of {', '.join(OBJECTIVES)} or an object of "
             f"pymc_vi_ext.objectives, not {objective!r}."
         )
-    if isinstance(objective, Tempered) and isinstance(own.op, SteinOperator):
-        inference.objective = own.op.tempered(objective.first, objective.steps)(own.tf)
-        return
-    if not isinstance(own.op, PathELBO):
-        raise ValueError(
-            f"{type(inference).__name__} does not minimise an ELBO: `objective` is for the methods "
-            'that end in advi ("tempered" for svgd and asvgd too).'
-        )
-    inference.objective = objective.operator(inference.approx)(None)
+    method.minimise(objective)
 
 
-def _inference(
+def _method(
     method: str | Inference,
     model: pm.Model | None,
     random_seed: int | None,
@@ -342,7 +306,7 @@ def _inference(
     start_sigma: Mapping[str, Any] | None,
     inf_kwargs: Mapping[str, Any] | None,
     groups: Mapping[str, Sequence[str]] | None = None,
-) -> Inference:
+) -> Method:
     given = {"start": start, "start_sigma": start_sigma, "groups": groups, **(inf_kwargs or {})}
     given = {name: value for name, value in given.items() if value is not None}
     if isinstance(method, Inference):
@@ -351,7 +315,7 @@ def _inference(
                 f"{', '.join(given)}: options for building a method by name; the "
                 f"{type(method).__name__} given is built already, pass them to it."
             )
-        return method
+        return method_of(method)
     if not isinstance(method, str):
         raise TypeError(
             f"`method` is a name ({', '.join(METHODS)}) or an inference object, not {method!r}."
@@ -361,11 +325,14 @@ def _inference(
         raise UnknownNameError("method", method, METHODS)
     if start_sigma is not None and name != "advi":
         raise NotImplementedError('`start_sigma` is for method "advi" only.')
-    if groups is not None:
-        if name != "advi":
-            raise ValueError(
-                f'`groups` gives each block of variables a family of ADVI\'s: use method="advi", '
-                f"not {method!r}."
-            )
-        return GroupedADVI(model=model, random_seed=random_seed, **given)
-    return METHODS[name](model=model, random_seed=random_seed, **given)
+    if groups is not None and name != "advi":
+        raise ValueError(
+            f'`groups` gives each block of variables a family of ADVI\'s: use method="advi", '
+            f"not {method!r}."
+        )
+    # Each has a constructor of its own; all take these.
+    kind: Any = METHODS[name] if groups is None else GroupedADVI
+    built: Method = kind(model=model, random_seed=random_seed, **given)
+    # The seconds of the fit began before it.
+    built.construct_s = 0.0
+    return built

@@ -1,8 +1,10 @@
-"""The loop of every fit: run some steps, call the callbacks, report.
+"""The loop of every fit: take some steps, call the callbacks, report.
 
 Written once for all methods and engines. Behind :func:`pymc_vi_ext.fit`, and behind ``fit`` and
 ``refine`` of the package's own methods, so that ``pm.fit(method=vix.ADVI())`` takes it too.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
@@ -11,33 +13,30 @@ import math
 import time
 import warnings
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
-import pytensor
 
 from pymc.progress_bar import default_progress_theme
-from pymc.variational.inference import Inference, State
+from pymc.variational.inference import State
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext import __version__
 from pymc_vi_ext.approximations.parameters import set_parameters
-from pymc_vi_ext.callbacks.checkpoint import Checkpoint, Saved
-from pymc_vi_ext.callbacks.staged import StagedStop
-from pymc_vi_ext.engine import Loop, StepProgram, make_loop
-from pymc_vi_ext.errors import UnknownNameError
-from pymc_vi_ext.optimizers import AnnealedAdam, WhitenedAdam
+from pymc_vi_ext.callbacks import Callback, Rule
+from pymc_vi_ext.callbacks.callback import Losses, as_callbacks
+from pymc_vi_ext.callbacks.checkpoint import Saved
+from pymc_vi_ext.engine import Loop
+from pymc_vi_ext.method import PYMC_OPTIONS, Ending, Method, Request
 from pymc_vi_ext.progress import fit_progress
 from pymc_vi_ext.results import NEGATIVE_ELBO, FitReport, StopReason, Timings
+from pymc_vi_ext.session import Session, open_session, split_rule
 from pymc_vi_ext.state import FitState
 
 logger = logging.getLogger(__name__)
-
-Callback = Callable[[Approximation, np.ndarray | None, int], Any]
 
 # Steps between two looks at the progress bar and the keyboard take about this long.
 _SECONDS_PER_CALL = 0.1
@@ -45,83 +44,69 @@ _LONGEST_CALL = 1 << 20  # steps
 # Ends at which the iterates' average is the best there is.
 _ENDS_WITHOUT_RESULT = (StopReason.COMPLETED, StopReason.INTERRUPTED)
 _VERSIONS = ("pymc", "pytensor", "jax", "numpy")
+_OWN_OPTIONS = ("obj_n_mc", "obj_optimizer", "learning_rate", "compile_kwargs")
 
 
 @dataclass
-class _Session:
-    """What the last ``fit`` of an inference leaves for the next one and for ``refine``."""
+class Call:
+    """How one call of the loop runs, whatever its steps are.
 
-    key: Any
-    # Of the options some are in `key` by their id only: this keeps them, and so their ids, alive.
-    keywords: Mapping[str, Any]
-    objective: Any
-    program: StepProgram
-    loop: Loop
-    optimizer: Any
-    rule: Any
-    losses: np.ndarray | None = None
-    steps: int = 0
-    seed: int | None = None
+    Attributes
+    ----------
+    callbacks : sequence of callable
+        The user's, as given; ``callback(approx, losses, i)`` after step ``i`` (from 1).
+    progressbar : bool
+    theme : rich.theme.Theme
+    include_transformed : bool or None
+        As in PyMC; None leaves it as it is.
+    random_seed : int, optional
+        Of the draws; by default from the approximation's own generator.
+    options : mapping, optional
+        What a checkpoint needs to call :func:`pymc_vi_ext.fit` again.
+    saved : Saved, optional
+        A checkpoint to go on from; `n` then counts the steps left.
+    started : float, optional
+        When the call began that seconds are counted from; by default now. Before it lies the
+        construction of the method.
+    """
+
+    callbacks: Sequence[Any] = ()
+    progressbar: bool = True
+    theme: Any = default_progress_theme
+    include_transformed: bool | None = None
+    random_seed: int | None = None
     options: Mapping[str, Any] | None = None
-    # Steps that fill a call of the engine, as measured last.
-    chunk: int = 16
+    saved: Saved | None = None
+    started: float = field(default_factory=time.perf_counter)
 
 
-_sessions: "WeakKeyDictionary[Inference, _Session]" = WeakKeyDictionary()
-
-
-def fit_inference(
-    inference: Inference,
+def fit_method(
+    method: Method,
     n: int,
+    call: Call,
     *,
     score: bool | None = None,
-    callbacks: Sequence[Callback] | None = None,
-    progressbar: bool = True,
-    progressbar_theme: Any = default_progress_theme,
     backend: str | None = "auto",
-    include_transformed: bool = False,
-    random_seed: int | None = None,
-    learning_rate: float | None = None,
-    convergence: str | None = None,
-    compile_kwargs: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-    saved: Saved | None = None,
-    **update_kwargs: Any,
+    convergence: str | Rule | None = None,
+    **options: Any,
 ) -> Approximation:
-    """Fit `inference` from its present parameters, with a new optimizer state.
+    """Fit `method` from its present parameters, with a new optimizer state.
 
     A second call with the same options runs the program compiled by the first.
 
     Parameters
     ----------
-    inference : pymc.Inference
+    method : Method
     n : int
         Number of steps, at most.
+    call : Call
     score : bool, optional
         Whether to compute the loss; by default where the objective has one.
-    callbacks : sequence of callable, optional
-        Each is called as ``callback(approx, losses, i)`` after step ``i`` (from 1), `losses`
-        being the ``i`` losses so far, in nats, or None. Every step, or every ``callback.every``
-        steps.
-    progressbar, progressbar_theme
-        As in PyMC.
     backend : {"auto", "jax", "numba", "c"}, optional
-    include_transformed : bool
-        As in PyMC.
-    random_seed : int, optional
-        Seed of the draws; by default from the approximation's own generator.
-    learning_rate : float, optional
-        Of the default optimizer.
-    convergence : {None, "default"}, optional
-        "default" stops by :class:`~pymc_vi_ext.callbacks.staged.StagedStop`.
-    options : mapping, optional
-        What a checkpoint needs to call :func:`pymc_vi_ext.fit` again.
-    saved : Saved, optional
-        A checkpoint to go on from; `n` then counts the steps left.
-    compile_kwargs : mapping, optional
-        For :func:`pytensor.function`.
-    **update_kwargs
-        `obj_n_mc`, `obj_optimizer`, `more_updates` and the others of
+    convergence : {None, "default"}, name or Rule
+        What stops the fit; see :func:`pymc_vi_ext.fit`.
+    **options
+        `obj_n_mc`, `obj_optimizer`, `learning_rate`, `compile_kwargs`, and the others of
         :meth:`pymc.variational.opvi.ObjectiveFunction.updates`.
 
     Returns
@@ -129,235 +114,251 @@ def fit_inference(
     Approximation
         With ``hist`` (losses) and ``report`` (:class:`~pymc_vi_ext.results.FitReport`).
     """
+    clock = _Clock(call.started - method.construct_s)
+    method.construct_s = 0.0
     check_steps(n)
-    callbacks = check_callbacks(callbacks)
-    has_optimizer = getattr(inference, "has_optimizer", True)
-    if not has_optimizer:
-        given = {
-            "obj_optimizer": update_kwargs.get("obj_optimizer"),
-            "learning_rate": learning_rate,
-        }
-        if named := [name for name, value in given.items() if value is not None]:
-            raise ValueError(
-                f"{type(inference).__name__} has no learning rate: leave out {named[0]}."
-            )
-    if update_kwargs.get("obj_optimizer") is None:
-        update_kwargs.pop("obj_optimizer", None)
-    elif learning_rate is not None:
-        raise ValueError(
-            "Give either `learning_rate`, which is the default optimizer's, or `obj_optimizer` "
-            "with a rate of its own, not both."
-        )
-    if convergence not in (None, "default"):
-        raise UnknownNameError("stopping rule", convergence, ("default", None))
-    _check_tempering(inference, n, convergence, saved)
-    scored = inference.objective.op.returns_loss and score is not False
-    key = _freeze(
-        (
-            (backend, scored, learning_rate, convergence, pytensor.config.floatX),
-            (compile_kwargs, update_kwargs),
-            id(inference.objective),
-        )
+    callbacks, convergence = split_rule(as_callbacks(call.callbacks), convergence)
+    _check_options(method, {"callbacks": callbacks or None, **options})
+    _check_tempering(method, n, convergence, call.saved)
+    given = {name: value for name, value in options.items() if value is not None}
+    request = Request(
+        backend=backend,
+        scored=method.scored and score is not False,
+        **{name: given.pop(name) for name in _OWN_OPTIONS if name in given},
+        more=given,
     )
-    session = _sessions.get(inference)
-    timings = [0.0, 0.0]
-    approx = inference.approx
-    rng = getattr(approx, "rng", None) or approx.groups[0].rng
-    seed = int(rng.randint(2**30)) if random_seed is None else random_seed
-    if session is None or session.key != key:
-        started = time.perf_counter()
-        rate = {} if learning_rate is None else {"learning_rate": learning_rate}
-        rule = None if convergence is None else _rule(inference)
-        optimizer = update_kwargs.get("obj_optimizer")
-        if not has_optimizer:
-            pass
-        elif optimizer is None and rule is not None:
-            optimizer = WhitenedAdam(approx, **rate)
-        elif optimizer is None:
-            rate = rate or getattr(inference, "annealed_rate", {})
-            optimizer = AnnealedAdam(**rate, average=not approx.any_histograms)
-        keywords = {**update_kwargs, "obj_optimizer": optimizer}
-        if rule is not None:
-            keywords["more_updates"] = {
-                **(update_kwargs.get("more_updates") or {}),
-                **rule.updates(approx),
-            }
-        program = StepProgram.from_inference(inference, score=scored, **keywords)
-        timings[0] = time.perf_counter() - started
-        program.restart(seed)
-        loop = make_loop(program, backend, compile_kwargs)
-        timings[1] = loop.compile_s
-        session = _Session(key, keywords, inference.objective, program, loop, optimizer, rule)
-        _sessions[inference] = session
-    else:
-        session.program.restart(seed)
-    session.seed = random_seed if random_seed is not None else getattr(inference, "seed", None)
-    session.losses = np.empty(0) if scored else None
+    clock.construct_s = clock.spent()
+    session, new = open_session(method, request, convergence)
+    prepared = session.prepared
+    if new:
+        clock.compile_s = prepared.loop.compile_s
+        clock.graph_s = max(clock.spent() - clock.construct_s - clock.compile_s, 0.0)
+    seed = call.random_seed
+    rng = method.approx.groups[0].rng
+    prepared.program.restart(int(rng.randint(2**30)) if seed is None else seed)
+    session.seed = seed if seed is not None else method.seed
+    session.losses = np.empty(0) if request.scored else None
     session.steps = 0
-    session.options = options
-    if session.rule is not None:
-        session.rule.clear()
-    _run(inference, session, n, callbacks, progressbar, progressbar_theme, timings, saved)
-    for group in approx.groups:
-        group.include_transformed = include_transformed
-    return approx
+    session.options = call.options
+    if session.request.rule is not None:
+        session.request.rule.clear()
+    _run(method, session, n, call, callbacks, clock)
+    return method.approx
 
 
-def refine_inference(inference: Inference, n: int, progressbar: bool, theme: Any) -> None:
-    """Take `n` more steps where the last ``fit`` of `inference` stopped, compiling nothing."""
-    session = _sessions.get(inference)
-    if session is None:
+def refine_method(method: Method, n: int, call: Call) -> None:
+    """Take `n` more steps where the last ``fit`` of `method` stopped, compiling nothing."""
+    if method.session is None or method.state is None:
         raise TypeError("Need to call `.fit` first")
     check_steps(n)
-    callbacks = inference.state.callbacks
-    _run(inference, session, n, callbacks, progressbar, theme, [0.0, 0.0])
+    call.callbacks = method.state.callbacks
+    callbacks, _ = split_rule(as_callbacks(call.callbacks), None)
+    _run(method, method.session, n, call, callbacks, _Clock(call.started))
+
+
+class _Clock:
+    """Where the seconds of a fit went."""
+
+    def __init__(self, started: float):
+        self._started = started
+        self.construct_s = self.graph_s = self.compile_s = 0.0
+
+    def spent(self) -> float:
+        """Return all seconds until now."""
+        return time.perf_counter() - self._started
+
+    def timings(self) -> Timings:
+        """Return the seconds, those of the steps being what is left of all until now."""
+        before = self.construct_s + self.graph_s + self.compile_s
+        run_s = max(self.spent() - before, 0.0)
+        return Timings(self.construct_s, self.graph_s, self.compile_s, run_s)
 
 
 def _run(
-    inference: Inference,
-    session: _Session,
+    method: Method,
+    session: Session,
     n: int,
+    call: Call,
     callbacks: Sequence[Callback],
-    progressbar: bool,
-    theme: Any,
-    timings: list[float],
-    saved: Saved | None = None,
+    clock: _Clock,
 ) -> None:
-    """Take `n` steps and leave everything that PyMC users read on `inference` and its approx."""
-    approx = inference.approx
-    rule = session.rule
-    # What saves the others' states comes after them.
-    if saved is not None:
-        session.steps, session.losses = saved.header["step"], saved.losses
-        if saved.losses is not None:
-            inference.hist = saved.losses
-    watching: list[Callback] = sorted(
-        [*callbacks, *([] if rule is None else [rule])], key=lambda c: isinstance(c, Checkpoint)
-    )
-    approx.fit_state = FitState(
-        approx,
-        session.program,
-        session.loop,
-        session.optimizer,
-        watching,
-        session.steps + n,
-        session.options,
-        _loss_name(inference) == NEGATIVE_ELBO,
-    )
-    if saved is not None:
-        saved.restore(approx.fit_state)
-    elif rule is not None:
-        rule.begin(approx)
-    if rule is not None:
-        rule.wait_until = getattr(inference.objective.op, "steps", 0)
-    if saved is None and (begin := getattr(session.optimizer, "begin", None)):
-        begin(n)
-    compiled_before = session.loop.compile_s
-    started = time.perf_counter()
+    """Take `n` steps and leave everything that PyMC users read on `method` and its approx."""
+    approx, rule, loop = method.approx, session.request.rule, session.prepared.loop
+    n = n if method.takes_steps else 0
+    compiled_before = loop.compile_s
+    _begin(method, session, n, call, callbacks)
     trace = _Trace(session.losses, session.steps, n)
-    reason, stopped_by, evidence = StopReason.COMPLETED, None, ""
-    error: Exception | None = None
-    has_result = False
-    try:
-        with fit_progress(n, progressbar, theme) as progress:
-            session.chunk = _steps(
-                session.loop,
-                approx,
-                trace,
-                watching,
-                progress,
-                session.chunk,
-            )
-    except StopIteration as stop:
-        # A callback that set the parameters has said what the result is.
-        has_result = any(
-            new is not old for new, old in zip(_storages(approx), trace.shown, strict=False)
-        )
-        converged = getattr(trace.caller, "finds_convergence", False)
-        reason = StopReason.CONVERGED if converged else StopReason.STOPPED
-        stopped_by, evidence = _name(trace.caller), str(stop)
-        logger.info("Stopped by %s at step %d: %s", stopped_by, trace.done, stop)
-    except KeyboardInterrupt:
-        reason, evidence = StopReason.INTERRUPTED, "keyboard interrupt"
-        logger.info("Interrupted at step %d", trace.done)
-    except FloatingPointError as failure:
-        reason, evidence, error = StopReason.NOT_FINITE, str(failure), failure
-    except Exception as failure:
-        reason, evidence, error = StopReason.FAILED, repr(failure), failure
-        stopped_by = None if trace.caller is None else _name(trace.caller)
-        failure.add_note(
-            (f"Raised by the callback {stopped_by}" if stopped_by else "Raised by the engine")
-            + f" at step {trace.done}. The fit up to there is kept: this exception's `approx`, "
-            "with `approx.hist` and `approx.report`."
-        )
+    shown = fit_progress(n, call.progressbar and method.takes_steps, call.theme)
+    with _kept(trace) as kept, shown as progress:
+        watching = approx.fit_state.callbacks
+        session.chunk = _steps(loop, approx, trace, watching, progress, session.chunk)
+    ending = kept.ending
     approx.fit_state.sync()
-    if rule is not None and reason in _ENDS_WITHOUT_RESULT and trace.done > session.steps:
-        average = rule.average()
-        if average is not None and np.isfinite(average).all() and not approx.any_histograms:
-            set_parameters(approx, average)
-    if rule is not None and reason is StopReason.COMPLETED and n:
-        evidence = f"not converged: {rule.shortfall}"
-        warnings.warn(
-            f"The fit took all of its {n:,} steps before it converged ({rule.shortfall}). "
-            "Raise `n`, or `refine`; `approx.report.evidence` keeps this.",
-            stacklevel=4,
-        )
-    finish = getattr(session.optimizer, "finish", None)
-    failed = reason is StopReason.NOT_FINITE
-    if finish and trace.done > session.steps and not failed and not has_result:
-        finish()
-    run_s = time.perf_counter() - started - (session.loop.compile_s - compiled_before)
     taken = trace.done - session.steps
+    if taken and not ending.has_result:
+        _set_result(session, approx, ending)
+    if rule is not None and ending.reason is StopReason.COMPLETED and n:
+        ending.evidence = f"not converged: {rule.shortfall}"
+        ending.warning = (
+            f"The fit took all of its {n:,} steps before it converged ({rule.shortfall}). "
+            "Raise `n`, or `refine`; `approx.report.evidence` keeps this."
+        )
     session.losses, session.steps = trace.losses, trace.done
     if trace.losses is not None:
         new = trace.losses[len(trace.losses) - taken :]
-        inference.hist = np.concatenate([inference.hist, new])
-    inference.state = State(
+        method.hist = np.concatenate([method.hist, new])
+    approx.hist = method.hist
+    if ending.error is None:
+        with _kept(trace, ending):
+            _conclude(method, ending)
+    method.state = State(
         trace.done,
-        step=functools.partial(_one_step, session.loop),
-        callbacks=callbacks,
+        step=functools.partial(_one_step, loop),
+        callbacks=call.callbacks,
         score=trace.losses is not None,
     )
-    approx.hist = inference.hist
-    check = getattr(inference, "check_result", None)
-    if check and taken and error is None:
-        check()
+    if call.include_transformed is not None:
+        for group in approx.groups:
+            group.include_transformed = call.include_transformed
+    clock.compile_s += loop.compile_s - compiled_before
     approx.report = FitReport(
-        stop_reason=reason,
-        stopped_by=stopped_by,
+        stop_reason=ending.reason,
+        stopped_by=ending.stopped_by,
         steps=trace.done,
-        evidence=evidence,
-        timings=Timings(
-            timings[0], timings[1] + session.loop.compile_s - compiled_before, max(run_s, 0.0)
-        ),
-        backend=session.loop.backend,
+        evidence=ending.evidence,
+        timings=clock.timings(),
+        backend=loop.backend,
         seed=session.seed,
         versions=versions(),
-        loss="" if trace.losses is None else _loss_name(inference),
+        loss="" if trace.losses is None else method.loss_name,
     )
-    if error is not None:
-        error.approx = approx  # type: ignore[attr-defined]
-        raise error
+    # Nothing is lost by now, should warnings be errors.
+    if ending.error is not None:
+        ending.error.approx = approx  # type: ignore[attr-defined]
+        raise ending.error
+    if ending.warning:
+        warnings.warn(ending.warning, stacklevel=5)
+
+
+def _begin(
+    method: Method, session: Session, n: int, call: Call, callbacks: Sequence[Callback]
+) -> None:
+    """Let everybody know that `n` steps begin, those of a checkpoint where it was saved."""
+    approx, rule, prepared, saved = (
+        method.approx,
+        session.request.rule,
+        session.prepared,
+        call.saved,
+    )
+    if saved is not None:
+        session.steps, session.losses = saved.header["step"], saved.losses
+        if saved.losses is not None:
+            method.hist = saved.losses
+    watching = sorted([*callbacks, *([rule] if rule else [])], key=lambda c: c.comes_last)
+    approx.fit_state = FitState(
+        approx,
+        prepared.program,
+        prepared.loop,
+        prepared.optimizer,
+        watching,
+        session.steps + n,
+        session.options,
+        method.loss_name == NEGATIVE_ELBO,
+    )
+    if rule is not None:
+        rule.wait_until = method.tempered_steps
+    if saved is not None:
+        saved.restore(approx.fit_state)
+        return
+    if rule is not None:
+        rule.begin(approx)
+    prepared.optimizer.begin(n)
+
+
+def _set_result(session: Session, approx: Approximation, ending: Ending) -> None:
+    """Set the parameters to averages where these are better than the last iterate."""
+    rule = session.request.rule
+    if rule is not None and ending.reason in _ENDS_WITHOUT_RESULT:
+        average = rule.average()
+        if average is not None and np.isfinite(average).all() and not approx.any_histograms:
+            set_parameters(approx, average)
+    if ending.reason is not StopReason.NOT_FINITE:
+        session.prepared.optimizer.finish()
+
+
+def _conclude(method: Method, ending: Ending) -> None:
+    conclusion = method.conclude(ending)
+    ending.evidence = "; ".join(filter(None, [ending.evidence, conclusion.evidence]))
+    ending.warning = ending.warning or conclusion.warning
 
 
 class _Trace:
     """Steps done and their losses, in a buffer that grows once."""
 
-    def __init__(self, losses: np.ndarray | None, done: int, n: int):
+    def __init__(self, losses: Losses, done: int, n: int):
         self.done, self.end = done, done + n
         self.caller: Callback | None = None
-        # The parameters' storages before that callback was called.
+        # The parameters and their storages before that callback was called.
         self.shown: list[Any] = []
+        self.parameters: Sequence[Any] = ()
         self._buffer = None if losses is None else np.concatenate([losses, np.empty(n)])
 
     @property
-    def losses(self) -> np.ndarray | None:
+    def losses(self) -> Losses:
         return None if self._buffer is None else self._buffer[: self.done]
 
-    def extend(self, steps: int, losses: np.ndarray | None) -> None:
+    def extend(self, steps: int, losses: Losses) -> None:
         if self._buffer is not None and losses is not None:
             self._buffer[self.done : self.done + len(losses)] = losses
         self.done += steps
+
+    def call(self, callback: Callback, approx: Approximation) -> None:
+        """Call a callback, and remember which and what it saw until it returns."""
+        self.caller, self.parameters = callback, approx.params
+        self.shown = _storages(self.parameters)
+        callback(approx, self.losses, self.done)
+        self.caller = None
+
+    @property
+    def result_was_set(self) -> bool:
+        """Whether the callback that did not return has set a parameter."""
+        now = _storages(self.parameters)
+        return any(new is not old for new, old in zip(now, self.shown, strict=True))
+
+
+@dataclass
+class _Kept:
+    ending: Ending
+
+
+@contextlib.contextmanager
+def _kept(trace: _Trace, ending: Ending | None = None) -> Iterator[_Kept]:
+    """Turn whatever ends the block into an :class:`Ending`, so that the fit so far is kept."""
+    kept = _Kept(Ending() if ending is None else ending)
+    end = kept.ending
+    try:
+        yield kept
+    except StopIteration as stop:
+        caller = trace.caller
+        # A callback that set the parameters has said what the result is.
+        end.has_result = trace.result_was_set
+        converged = caller is not None and caller.finds_convergence
+        end.reason = StopReason.CONVERGED if converged else StopReason.STOPPED
+        end.stopped_by, end.evidence = caller and caller.name, str(stop)
+        logger.info("Stopped by %s at step %d: %s", end.stopped_by, trace.done, stop)
+    except KeyboardInterrupt:
+        end.reason, end.evidence = StopReason.INTERRUPTED, "keyboard interrupt"
+        logger.info("Interrupted at step %d", trace.done)
+    except FloatingPointError as failure:
+        end.reason, end.evidence, end.error = StopReason.NOT_FINITE, str(failure), failure
+    except Exception as failure:
+        end.reason, end.evidence, end.error = StopReason.FAILED, repr(failure), failure
+        end.stopped_by = trace.caller and trace.caller.name
+        failure.add_note(
+            (f"Raised by the callback {end.stopped_by}" if end.stopped_by else "Raised by the fit")
+            + f" at step {trace.done}. The fit up to there is kept: this exception's `approx`, "
+            "with `approx.hist` and `approx.report`."
+        )
 
 
 def _steps(
@@ -379,16 +380,14 @@ def _steps(
                 seconds = seconds or time.perf_counter() - started
                 trace.extend(every if losses is None else len(losses), losses)
                 suspect = losses is None or np.isnan(losses[-1])
-                due = [c for c in callbacks if trace.done % getattr(c, "every", 1) == 0]
+                due = [c for c in callbacks if trace.done % c.every == 0]
                 if due or suspect:
                     loop.write_back(internals=False)
                 if suspect and (problem := _not_finite(approx, losses, trace.done)):
                     _recover(approx, trace, callbacks, problem)
                     continue
                 for callback in due:
-                    trace.caller, trace.shown = callback, _storages(approx)
-                    callback(approx, trace.losses, trace.done)
-                trace.caller = None
+                    trace.call(callback, approx)
                 progress.update(
                     trace.done - first, trace.losses, callbacks, last=trace.done == trace.end
                 )
@@ -407,19 +406,19 @@ def _plan(callbacks: Sequence[Callback], done: int, end: int, chunk: int) -> tup
     """
     if not callbacks:
         return min(chunk, end - done), 1
-    rhythm = math.gcd(*(int(getattr(callback, "every", 1)) for callback in callbacks))
+    rhythm = math.gcd(*(callback.every for callback in callbacks))
     left = min(rhythm - done % rhythm, end - done)
     if left < rhythm or chunk < rhythm:
         return min(left, chunk), 1
     return rhythm, min(chunk, end - done) // rhythm
 
 
-def _storages(approx: Approximation) -> list[Any]:
+def _storages(parameters: Sequence[Any]) -> list[Any]:
     """Return the arrays that hold the parameters now: a parameter that is set gets a new one."""
-    return [parameter.container.storage[0] for parameter in approx.params]
+    return [parameter.container.storage[0] for parameter in parameters]
 
 
-def _not_finite(approx: Approximation, losses: np.ndarray | None, i: int) -> str | None:
+def _not_finite(approx: Approximation, losses: Losses, i: int) -> str | None:
     """Say where the loss or a parameter is NaN, naming variables and indices; None if nowhere."""
     bad = nan_parameters(approx)
     if not bad and (losses is None or not np.isnan(losses[-1])):
@@ -432,15 +431,16 @@ def _not_finite(approx: Approximation, losses: np.ndarray | None, i: int) -> str
 
 
 def _recover(
-    approx: Approximation, trace: "_Trace", callbacks: Sequence[Callback], problem: str
+    approx: Approximation, trace: _Trace, callbacks: Sequence[Callback], problem: str
 ) -> None:
-    """Let the first callback that can (``NonFinite``) go back; raise FloatingPointError if none."""
+    """Let the first callback that can go back; raise FloatingPointError if none."""
+    trace.parameters, trace.shown = approx.params, _storages(approx.params)
     for callback in callbacks:
-        if recover := getattr(callback, "recover", None):
-            trace.caller = callback
-            recover(approx, trace.losses, trace.done, problem)
+        trace.caller = callback
+        if callback.recover(approx, trace.losses, trace.done, problem):
             trace.caller = None
             return
+    trace.caller = None
     raise FloatingPointError(problem)
 
 
@@ -483,30 +483,11 @@ def versions() -> Mapping[str, str]:
     return {"pymc_vi_ext": __version__, **{name: version(name) for name in _VERSIONS}}
 
 
-def _loss_name(inference: Inference) -> str:
-    # Stein methods alone do without log q.
-    return NEGATIVE_ELBO if inference.objective.op.require_logq else "KSD"
-
-
 def _one_step(loop: Loop) -> float | None:
     """Take one step as PyMC's own compiled step functions do, for its ``Inference.refine``."""
     losses = loop.run(1)
     loop.write_back()
     return None if losses is None else float(losses[0])
-
-
-def _check_tempering(
-    inference: Inference, n: int, convergence: str | None, saved: Saved | None
-) -> None:
-    """Raise where a tempered objective would end, or be averaged, before it is the posterior's."""
-    steps = getattr(inference.objective.op, "steps", 0)
-    # Without a stopping rule the iterates of the second half are averaged.
-    needed = steps + 1 if convergence else 2 * steps
-    if steps and saved is None and n < needed:
-        raise ValueError(
-            f"The objective is tempered for its first {steps:,} steps, and n={n:,} ends too soon: "
-            f"take at least {needed:,}, or Tempered(steps=...) with fewer."
-        )
 
 
 def check_steps(n: int) -> None:
@@ -515,49 +496,38 @@ def check_steps(n: int) -> None:
         raise ValueError(f"The number of steps `n` must be a whole number from 0, not {n!r}.")
 
 
-def check_callbacks(callbacks: Sequence[Callback] | None) -> Sequence[Callback]:
-    """Return `callbacks` as a list; raise where one cannot be called or two do not go together."""
-    callbacks = list(callbacks or ())
-    for callback in callbacks:
-        if not callable(callback):
-            raise TypeError(
-                f"A callback is called as f(approx, losses, i); {callback!r} cannot be."
-            )
-        every = getattr(callback, "every", 1)
-        if not isinstance(every, int | np.integer) or every < 1:
-            raise ValueError(
-                f"{_name(callback)}.every must be a whole number of steps from 1, not {every!r}."
-            )
-    constant = [c for c in callbacks if getattr(c, "needs_constant_rate", False)]
-    changing = [c for c in callbacks if getattr(c, "changes_rate", False)]
-    if constant and changing:
-        raise ValueError(
-            f"{_name(constant[0])} needs a constant learning rate, and {_name(changing[0])} "
-            "changes it: use one of them."
+def _check_options(method: Method, options: Mapping[str, Any]) -> None:
+    """Raise where an option is unknown, or none of this method's."""
+    known = {*_OWN_OPTIONS, *PYMC_OPTIONS, "callbacks"}
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(
+            f"A fit has no option {unknown[0]!r}: besides those of `vix.fit` there are "
+            f"{', '.join(sorted(known - {'callbacks'}))}."
         )
-    return callbacks
+    refused = [
+        name for name, value in options.items() if value is not None and name not in method.accepts
+    ]
+    if refused:
+        raise ValueError(f"{method.name} {method.refusal}: leave out {refused[0]}.")
+    if options.get("learning_rate") is not None and options.get("obj_optimizer") is not None:
+        raise ValueError(
+            "Give either `learning_rate`, which is the default optimizer's, or `obj_optimizer` "
+            "with a rate of its own, not both."
+        )
+    draws = options.get("obj_n_mc")
+    if draws is not None and not draws >= 1:
+        raise ValueError(f"`obj_n_mc` counts draws a step, at least 1, not {draws!r}.")
 
 
-def _rule(inference: Inference) -> Any:
-    """Return the rule that ends a fit of `inference` by itself."""
-    own = getattr(inference, "stopping_rule", None)
-    return StagedStop() if own is None else own()
-
-
-def _name(callback: Callback | None) -> str:
-    return getattr(callback, "__name__", type(callback).__name__)
-
-
-def _freeze(value: Any) -> Any:
-    """Return a hashable stand-in that is equal for options that mean the same program."""
-    if isinstance(value, functools.partial):
-        return ("partial", value.func, _freeze(value.args), _freeze(value.keywords))
-    if isinstance(value, Mapping):
-        return tuple((k, _freeze(v)) for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return tuple(map(_freeze, value))
-    try:
-        hash(value)
-    except TypeError:
-        return id(value)
-    return value
+def _check_tempering(
+    method: Method, n: int, convergence: str | Rule | None, saved: Saved | None
+) -> None:
+    """Raise where a tempered objective would end, or be averaged, before it is the posterior's."""
+    steps = method.tempered_steps
+    # Without a stopping rule the iterates of the second half are averaged.
+    needed = steps + 1 if convergence else 2 * steps
+    if steps and saved is None and n < needed:
+        raise ValueError(
+            f"The objective is tempered for its first {steps:,} steps, and n={n:,} ends too soon: "
+            f"take at least {needed:,}, or Tempered(steps=...) with fewer."
+        )

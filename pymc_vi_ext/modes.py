@@ -19,6 +19,8 @@ from pymc_vi_ext.python_only import python_only
 # Modes nearer than this, in standard deviations of the Gaussian around the higher one, are one.
 _SAME_MODE = 0.5
 _MOST_ITERATIONS = 300
+# Dimensions up to which a method asks for curvatures when nobody told it to.
+MOST_CURVED = 300
 _MOST_HALVINGS = 40
 # Newton steps after L-BFGS, and what the last one may still gain, in nats.
 _MOST_NEWTON_STEPS, _NEAR = 20, 1e-6
@@ -50,7 +52,7 @@ class Mode:
 
 
 def find_mode(density: LogDensity, start: np.ndarray) -> Mode | None:
-    """Climb from `start` by L-BFGS; None where that ends at no proper mode.
+    """Climb from `start`; None where that ends at no proper mode.
 
     Parameters
     ----------
@@ -63,28 +65,37 @@ def find_mode(density: LogDensity, start: np.ndarray) -> Mode | None:
         None if the density or its gradient is not finite on the way, if its Hessian at the end is
         not negative definite, or if the climb does not come within a millionth of a nat.
     """
+    end = _climb(density, start)
+    return None if end is None else _finish(density, *end)
 
-    def negative(x: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = density(x[None])
-        if not (np.isfinite(value[0]) and np.isfinite(gradient).all()):
-            return np.inf, np.zeros_like(x)
-        return -float(value[0]), -gradient[0].astype(float)
 
+def _negative(density: LogDensity, x: np.ndarray) -> tuple[float, np.ndarray]:
+    value, gradient = density(x[None])
+    if not (np.isfinite(value[0]) and np.isfinite(gradient).all()):
+        return np.inf, np.zeros_like(x)
+    return -float(value[0]), -gradient[0].astype(float)
+
+
+def _climb(density: LogDensity, start: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """Climb by L-BFGS; return the end and the negative log density there, if that is finite."""
     options = {"maxiter": _MOST_ITERATIONS, "ftol": 1e-12, "gtol": 1e-6}
-    found = minimize(negative, start, jac=True, method="L-BFGS-B", options=options)
-    if not np.isfinite(found.fun):
-        return None
-    # L-BFGS stops short on narrow ridges; Newton's method finishes what it began.
-    x, value = found.x, float(found.fun)
+    found = minimize(
+        lambda x: _negative(density, x), start, jac=True, method="L-BFGS-B", options=options
+    )
+    return (found.x, float(found.fun)) if np.isfinite(found.fun) else None
+
+
+def _finish(density: LogDensity, x: np.ndarray, value: float) -> Mode | None:
+    """Finish by Newton's method what L-BFGS began: it stops short on narrow ridges."""
     for _ in range(_MOST_NEWTON_STEPS):
         cov = _inverse(-density.hessian(x))
         if cov is None:
             return None
-        step = -cov @ negative(x)[1]
-        left = -0.5 * float(step @ negative(x)[1])
-        if left < _NEAR:
+        gradient = _negative(density, x)[1]
+        step = -cov @ gradient
+        if -0.5 * float(step @ gradient) < _NEAR:
             return Mode(x, cov, -value)
-        while (new := negative(x + step)[0]) > value and np.abs(step).max() > 0:
+        while (new := _negative(density, x + step)[0]) > value and np.abs(step).max() > 0:
             step /= 2
         x, value = x + step, new
     return None
@@ -108,9 +119,15 @@ def find_modes(density: LogDensity, starts: np.ndarray) -> list[Mode]:
 
     Their covariances are those of :func:`within_reach`.
     """
+    ends = [end for start in starts if (end := _climb(density, start)) is not None]
+    found: list[Mode] = []
+    for point, value in sorted(ends, key=lambda end: end[1]):
+        # Many climbs end at one mode, whose curvature is asked for once.
+        if any(_distance(point, other) <= _SAME_MODE for other in found):
+            continue
+        if mode := _finish(density, point, value):
+            found.append(within_reach(density, mode))
     modes: list[Mode] = []
-    climbed = [find_mode(density, start) for start in starts]
-    found = [within_reach(density, mode) for mode in climbed if mode is not None]
     for mode in sorted(found, key=lambda m: -m.log_mass):
         if all(_distance(mode.point, other) > _SAME_MODE for other in modes):
             modes.append(mode)

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from pymc.variational.inference import Inference
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.approximations import families_of
 from pymc_vi_ext.approximations.parameters import flat_parameters, set_parameters
+from pymc_vi_ext.method import Method
 from pymc_vi_ext.results import FitReport, StartResult, StopReason
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _DRAWS = 2_000
 
 
 def fit_several(
-    inference: Inference, starts: int, seed: int | None, fit: Callable[[], Approximation]
+    method: Method, starts: int, seed: int | None, fit: Callable[[], Approximation]
 ) -> Approximation:
     """Fit from several starts with one compiled program, and keep the fit of the highest ELBO.
 
@@ -32,12 +32,12 @@ def fit_several(
 
     Parameters
     ----------
-    inference : pymc.Inference
+    method : Method
     starts : int
     seed : int, optional
         Of the starts.
     fit : callable
-        Fits `inference` from its present parameters.
+        Fits `method` from its present parameters.
 
     Returns
     -------
@@ -51,17 +51,15 @@ def fit_several(
     FloatingPointError
         If every start ends with NaN.
     """
-    approx = inference.approx
-    if not inference.objective.op.require_logq:
-        raise ValueError(
-            f"`n_starts` keeps the fit with the highest ELBO; {type(inference).__name__} has none."
-        )
+    approx = method.approx
+    if not method.objective.op.require_logq:
+        raise ValueError(f"`n_starts` keeps the fit with the highest ELBO; {method.name} has none.")
     rng = np.random.default_rng(seed)
     first = flat_parameters(approx)
     fits: list[tuple[np.ndarray, np.ndarray, FitReport]] = []
     for k in range(starts):
         set_parameters(approx, first)
-        inference.hist = np.empty(0)
+        method.hist = np.empty(0)
         if k:
             for family in families_of(approx):
                 family.scatter(rng)
@@ -72,7 +70,7 @@ def fit_several(
             if k + 1 == starts and not fits:
                 raise
             continue
-        fits.append((flat_parameters(approx), inference.hist, approx.report))
+        fits.append((flat_parameters(approx), method.hist, approx.report))
         if approx.report.stop_reason is StopReason.INTERRUPTED:
             break
     points = [point for point, _, _ in fits]
@@ -84,8 +82,9 @@ def fit_several(
         for row, (_, _, report) in zip(losses, fits, strict=True)
     )
     best = int(np.argmin(losses.mean(axis=1)))
-    point, inference.hist, report = fits[best]
+    point, method.hist, report = fits[best]
     set_parameters(approx, point)
-    approx.hist = inference.hist
-    approx.report = replace(report, starts=compared)
+    approx.hist = method.hist
+    seconds = [each.timings for _, _, each in fits]
+    approx.report = replace(report, starts=compared, timings=sum(seconds[1:], seconds[0]))
     return approx

@@ -1,6 +1,9 @@
 """The optimizers that a fit takes when the user names none."""
 
+import functools
+
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ from pymc.variational.updates import get_or_compute_grads
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.approximations import families_of
-from pymc_vi_ext.schedules import half_cosine
+from pymc_vi_ext.schedules import Schedule, half_cosine
 
 _BETA1, _EPSILON = 0.9, 1e-8
 # Gradients at the start of a fit can be thousands of times those near its end. Adam's usual .999
@@ -33,7 +36,50 @@ def _positive(learning_rate: float) -> float:
     return learning_rate
 
 
-class AnnealedAdam:
+class Optimizer:
+    """An optimizer that a fit tells when it begins and ends; this one, of no updates, rests.
+
+    Attributes
+    ----------
+    decays : bool
+        Whether its rate falls by itself.
+    """
+
+    decays: bool = False
+
+    def __call__(self, loss_or_grads: Any, params: Any) -> Updates:
+        """Return the updates of a step, as PyMC's optimizers do; none, here."""
+        return OrderedDict()
+
+    def begin(self, n: int) -> None:
+        """Begin anew; `n` steps follow, unless something stops them."""
+
+    def finish(self) -> None:
+        """Set the parameters to the result, where that is not the last iterate."""
+
+
+class Given(Optimizer):
+    """One of PyMC's optimizers, or a user's function, ``(loss_or_grads, params) -> updates``.
+
+    Parameters
+    ----------
+    function : callable
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+        # PyMC's optimizers are partial functions before they see a loss.
+        keywords = function.keywords if isinstance(function, functools.partial) else {}
+        rate = keywords.get("learning_rate")
+        self.decays = isinstance(rate, Schedule) and rate.decays
+
+    def __call__(self, loss_or_grads: Any, params: Any) -> Updates:
+        """Return what the function does."""
+        updates: Updates = self.function(loss_or_grads, params)
+        return updates
+
+
+class AnnealedAdam(Optimizer):
     r"""Adam with a falling learning rate, whose result is the average of its last iterates.
 
     Over the :math:`n` steps of a call the rate falls along half a cosine to a tenth,
@@ -114,7 +160,7 @@ _TRAVEL_MEMORY = 100
 _CLIP = 10.0
 
 
-class WhitenedAdam:
+class WhitenedAdam(Optimizer):
     r"""Adam in the natural coordinates of the family, at a constant rate.
 
     Adam makes every step as long as the learning rate, in each coordinate. Here the coordinates

@@ -13,7 +13,7 @@ import inspect
 import types
 import typing
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -25,7 +25,13 @@ from pymc.variational.opvi import ParametrizationError
 _BOUNDS = ("ge", "gt", "lt", "multiple_of")
 
 
-def option(default: Any, description: str, **bounds: float) -> Any:
+def option(
+    default: Any,
+    description: str,
+    *,
+    choices: Callable[[], Iterable[str]] | None = None,
+    **bounds: float,
+) -> Any:
     """Return the field of an option.
 
     Parameters
@@ -33,12 +39,16 @@ def option(default: Any, description: str, **bounds: float) -> Any:
     default
     description : str
         A sentence: units, and what None means.
+    choices : callable, optional
+        Returns the names that a string may be besides the default, where these are the rows of a
+        table that others may add to.
     **bounds
         ``ge``, ``gt``, ``lt`` or ``multiple_of``, of a number.
     """
     if unknown := set(bounds) - set(_BOUNDS):
         raise TypeError(f"An option is bounded by {', '.join(_BOUNDS)}, not by {unknown.pop()}.")
-    return dataclasses.field(default=default, metadata={"description": description, **bounds})
+    metadata = {"description": description, "choices": choices, **bounds}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class Options:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             try:
-                checked = _checked(field.name, value, hints[field.name], field.metadata)
+                checked = _checked(field, value, hints[field.name])
             except ValueError as error:
                 raise ParametrizationError(str(error)) from None
             object.__setattr__(self, field.name, checked)
@@ -124,8 +134,8 @@ def hints_of(options: type[Options]) -> dict[str, Any]:
     return typing.get_type_hints(options)
 
 
-def configurable(options: type[Options]) -> dict[str, Any]:
-    """Return what a configuration may say: the types of the options, without objects of Python.
+def configurable(options: type[Options]) -> dict[str, tuple[Any, Any, dict[str, Any]]]:
+    """Return what a configuration may say of the options, objects of Python left out.
 
     Parameters
     ----------
@@ -133,14 +143,31 @@ def configurable(options: type[Options]) -> dict[str, Any]:
 
     Returns
     -------
-    dict of str to type
+    dict of str to tuple
+        By name, the type, the default, and description and bounds by pydantic's names.
     """
-    plain = {}
-    for name, hint in hints_of(options).items():
-        arms = [arm for arm in _arms(hint) if not _is_callable(arm)]
+    plain: dict[str, tuple[Any, Any, dict[str, Any]]] = {}
+    for field in dataclasses.fields(options):
+        arms = [
+            _literal(_words(field)) if arm is str and field.metadata["choices"] else arm
+            for arm in _arms(hints_of(options)[field.name])
+            if not _is_callable(arm)
+        ]
         if arms:
-            plain[name] = typing.Union[tuple(arms)]  # noqa: UP007, of a list of arms
+            hint: Any = typing.Union[tuple(arms)]  # noqa: UP007, of a list of arms
+            bounds = {k: v for k, v in field.metadata.items() if k != "choices"}
+            plain[field.name] = (hint, field.default, bounds)
     return plain
+
+
+def _literal(words: tuple[str, ...]) -> Any:
+    return Literal[words]
+
+
+def _words(field: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """Return the names that an option may be, its default first."""
+    default = [field.default] if isinstance(field.default, str) else []
+    return tuple(dict.fromkeys([*default, *field.metadata["choices"]()]))
 
 
 def documented(options: type[Options]) -> str:
@@ -182,16 +209,17 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
-def _checked(name: str, value: Any, hint: Any, bounds: Mapping[str, Any]) -> Any:
+def _checked(field: dataclasses.Field[Any], value: Any, hint: Any) -> Any:
     """Return `value` as the type that it is an instance of; raise ValueError where it is none."""
-    arms = _arms(hint)
+    name, bounds, arms = field.name, field.metadata, _arms(hint)
     if value is None and type(None) in arms:
         return None
     if any(_is_callable(arm) for arm in arms) and callable(value):
         return value
     words = [word for arm in arms if typing.get_origin(arm) is Literal for word in arm.__args__]
+    words += _words(field) if bounds["choices"] else []
     if words:
-        if value in words:
+        if isinstance(value, str) and value in words:
             return value
         known = ", ".join(sorted(map(str, words)))
         raise ValueError(f"`{name}` is one of {known}, not {value!r}.")

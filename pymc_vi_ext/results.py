@@ -1,10 +1,13 @@
 """What a fit returns: the report, and draws as a DataTree."""
 
+from __future__ import annotations
+
+import dataclasses
 import enum
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import arviz as az
 import numpy as np
@@ -57,21 +60,40 @@ NEGATIVE_ELBO = "negative ELBO"
 
 @dataclass(frozen=True)
 class Timings:
-    """Wall-clock seconds of a fit.
+    """Wall-clock seconds of a fit, from the construction of its method to its end.
 
     Attributes
     ----------
+    construct_s : float
+        Building the approximation and finding where it starts, compilation for that included. 0 for
+        a second fit of the same inference, and of PyMC's own ones, which were built before.
     graph_s : float
         Writing the symbolic step. 0 for a call that reuses an earlier one's.
     compile_s : float
         Lowering and compiling it. 0 likewise.
     run_s : float
-        Taking the steps, callbacks and progress bar included.
+        Taking the steps, callbacks, progress bar and what follows the last step included.
     """
 
+    construct_s: float
     graph_s: float
     compile_s: float
     run_s: float
+
+    @property
+    def before_s(self) -> float:
+        """Seconds before the first step."""
+        return self.construct_s + self.graph_s + self.compile_s
+
+    @property
+    def total_s(self) -> float:
+        """All seconds."""
+        return self.before_s + self.run_s
+
+    def __add__(self, other: Timings) -> Timings:
+        """Return the seconds of both."""
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Timings(*(a + b for a, b in pairs))
 
 
 @dataclass(frozen=True)
@@ -139,9 +161,6 @@ class FitReport:
         return self.stop_reason is StopReason.CONVERGED
 
 
-_samplers: "WeakKeyDictionary[Approximation, tuple[list[str], Sampler, list]]" = WeakKeyDictionary()
-
-
 def to_datatree(
     approx: Approximation,
     draws: int = 1000,
@@ -194,9 +213,10 @@ def to_datatree(
     if draws < 1:
         raise ValueError(f"`draws` must be at least 1, not {draws}.")
     model = approx.model
-    if approx not in _samplers:
-        _samplers[approx] = _sampler(approx)
-    names, sampler, rngs = _samplers[approx]
+    # Compiled once for each approximation, which keeps it.
+    if "datatree_sampler" not in vars(approx):
+        approx.datatree_sampler = _sampler(approx)
+    names, sampler, rngs = approx.datatree_sampler
     reseed_rngs(rngs, random_seed)
     observed = find_observations(model)
     largest = max(approx.ddim, *(np.size(values) for values in observed.values()), 1)
@@ -228,7 +248,7 @@ def to_datatree(
     return tree
 
 
-def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list]:
+def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any]]:
     """Compile ``draws -> values`` of all that a DataTree holds of one draw."""
     model = approx.model
     view = vectorized_approximation(approx)

@@ -9,7 +9,6 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
-from pymc.variational.inference import Inference
 from pymc.variational.opvi import Approximation, Group
 
 from pymc_vi_ext.approximations import family_of
@@ -27,12 +26,12 @@ def is_point(start: StartingPoint) -> bool:
     return start is None or (isinstance(start, Mapping) and not isinstance(start, xr.DataTree))
 
 
-def begin_at(inference: Inference, start: StartingPoint, seed: int | None) -> None:
-    """Set the approximation of `inference` to where `start` says.
+def begin_at(approx: Approximation, start: StartingPoint, seed: int | None) -> None:
+    """Set `approx` to where `start` says.
 
     Parameters
     ----------
-    inference : pymc.Inference
+    approx : Approximation
     start : {"prior", "map", "laplace", "pathfinder"}, DataTree or Approximation
         A draw of the prior or the mode, for the means; the Gaussian around the mode, that of
         Pathfinder's draws, of a posterior's or of another approximation of the same model, for
@@ -50,7 +49,7 @@ def begin_at(inference: Inference, start: StartingPoint, seed: int | None) -> No
     ImportError
         If "pathfinder" lacks pymc-extras, naming the extra.
     """
-    approx, model = inference.approx, inference.approx.model
+    model = approx.model
     if isinstance(start, Approximation):
         if _same_family(approx, start):
             for ours, theirs in zip(approx.params, start.params, strict=True):

@@ -1,8 +1,10 @@
 """What a callback may know of a running fit beyond its three arguments."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +13,11 @@ from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.approximations.parameters import set_parameters
-from pymc_vi_ext.engine import Loop, StepProgram
+
+if TYPE_CHECKING:
+    from pymc_vi_ext.callbacks.callback import Callback
+    from pymc_vi_ext.engine import Loop, Program
+    from pymc_vi_ext.optimizers import Optimizer
 
 
 @dataclass
@@ -21,12 +27,12 @@ class FitState:
     Attributes
     ----------
     approx : Approximation
-    program : StepProgram
+    program : Program
         Its ``state`` is all that a step changes, as shared variables; :meth:`sync` first.
     loop : Loop
-    optimizer : callable
-        The optimizer of the fit. An attribute ``decays`` says that its rate falls by itself.
-    callbacks : sequence of callable
+    optimizer : Optimizer
+    callbacks : sequence of Callback
+        All that are called, the rule of ``convergence=`` included, in their order.
     end : int
         Number of the last step, if nothing stops the fit.
     options : mapping or None
@@ -36,18 +42,23 @@ class FitState:
     """
 
     approx: Approximation
-    program: StepProgram
+    program: Program
     loop: Loop
-    optimizer: Any
-    callbacks: Sequence[Any]
+    optimizer: Optimizer
+    callbacks: Sequence[Callback]
     end: int
     options: Mapping[str, Any] | None = None
     minimises_elbo: bool = True
 
     @property
-    def rate_scale(self) -> SharedVariable | None:
+    def rate_scale(self) -> SharedVariable:
         """Multiplies every move of the parameters; set it to change the learning rate."""
         return self.program.rate_scale
+
+    def scale_rate(self, factor: float) -> None:
+        """Multiply the learning rate."""
+        now = self.rate_scale.get_value()
+        self.rate_scale.set_value(now * now.dtype.type(factor))
 
     def sync(self) -> None:
         """Bring all shared variables up to date: parameters, optimizer, random generators."""
@@ -73,7 +84,6 @@ class FitState:
             In nats; infinite from a loss that is NaN.
         """
         program, scale = self.program, self.rate_scale
-        assert scale is not None
         self.sync()
         kept = {variable: variable.get_value() for variable in [*program.state, scale]}
         losses = np.full((len(points), draws), np.inf)
@@ -89,3 +99,9 @@ class FitState:
             for variable, value in kept.items():
                 variable.set_value(value)
         return losses
+
+
+def running(approx: Approximation) -> FitState | None:
+    """Return the state of the fit that `approx` is in, None in a loop of PyMC's own."""
+    state: FitState | None = vars(approx).get("fit_state")
+    return state

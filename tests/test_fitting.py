@@ -312,7 +312,7 @@ def test_compile_kwargs_choose_a_pytensor_mode(conjugate):
         ({"convergence": "soon"}, ValueError, "Unknown stopping rule 'soon'"),
         ({"callbacks": [3]}, TypeError, "A callback is called as"),
         ({"method": "svgd", "start_sigma": {"mu": 1.0}}, NotImplementedError, '"advi" only'),
-        ({"method": "svgd", "inf_kwargs": {"n_particles": 1}}, ValueError, "two particles"),
+        ({"method": "svgd", "inf_kwargs": {"n_particles": 1}}, ValueError, "from 2, not 1"),
     ],
 )
 def test_bad_options(conjugate, options, error, message):

@@ -24,7 +24,8 @@ from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.tensor.random.type import RandomType
 
 from pymc_vi_ext.approximations.parameters import flat_parameters
-from pymc_vi_ext.callbacks._base import Callback
+from pymc_vi_ext.callbacks.callback import Callback, Losses
+from pymc_vi_ext.state import FitState, running
 
 _FORMAT = 1
 _FLOATS = ("float32", "float64")
@@ -77,6 +78,10 @@ class Checkpoint(Callback):
     True
     """
 
+    # Its own state is not worth a place in the file, which holds that of all others.
+    keeps_state = False
+    comes_last = True
+
     def __init__(self, path: str | Path, every: int = 1_000):
         self.path = Path(path)
         if not self.path.absolute().parent.is_dir():
@@ -89,7 +94,7 @@ class Checkpoint(Callback):
         self._warned = False
         self._model: Mapping[str, Any] | None = None
 
-    def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+    def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         self._model = self._model or describe_model(approx)
         content = _content(approx, losses, i, self._model)
         try:
@@ -137,7 +142,7 @@ class Saved:
                         f"{found.get(name, 'missing')}, here it is {here.get(name, 'missing')}."
                     )
 
-    def restore(self, fit_state: Any) -> None:
+    def restore(self, fit_state: FitState) -> None:
         """Set all shared variables and callbacks of a fit to what was saved."""
         variables = _variables(fit_state)
         if [name for name, _ in variables] != self.header["state"]:
@@ -158,7 +163,7 @@ class Saved:
                 )
             variable.set_value(value.astype(now.dtype))
         savers = _with_state(fit_state.callbacks)
-        kinds = [type(c).__name__ for c in savers]
+        kinds = [c.name for c in savers]
         if kinds != [kind for kind, _ in self.header["callbacks"]]:
             saved = ", ".join(kind for kind, _ in self.header["callbacks"]) or "none"
             raise CheckpointError(
@@ -270,7 +275,7 @@ def _fingerprint(data: Any) -> str:
     return f"{data.dtype} of shape {data.shape}, checksum {digest}"
 
 
-def _variables(fit_state: Any) -> list[tuple[str, SharedVariable]]:
+def _variables(fit_state: FitState) -> list[tuple[str, SharedVariable]]:
     """Return all that a step changes and the numbers that steer it, with names of their own."""
     program = fit_state.program
     own = set(fit_state.approx.model.named_vars.values())
@@ -281,14 +286,12 @@ def _variables(fit_state: Any) -> list[tuple[str, SharedVariable]]:
     return [(f"{v.name or 'state'}[{k}]", v) for k, v in enumerate([*program.state, *scalars])]
 
 
-def _with_state(callbacks: Sequence[Any]) -> list[Any]:
-    """Return the callbacks whose state a file holds; a checkpoint's own is not worth it."""
-    return [c for c in callbacks if hasattr(c, "state_dict") and not isinstance(c, Checkpoint)]
+def _with_state(callbacks: Sequence[Callback]) -> list[Callback]:
+    """Return the callbacks whose state a file holds."""
+    return [c for c in callbacks if c.keeps_state]
 
 
-def _content(
-    approx: Approximation, losses: np.ndarray | None, i: int, model: Mapping[str, Any]
-) -> bytes:
+def _content(approx: Approximation, losses: Losses, i: int, model: Mapping[str, Any]) -> bytes:
     arrays: dict[str, np.ndarray] = {} if losses is None else {"losses": losses}
     header: dict[str, Any] = {
         "format": _FORMAT,
@@ -296,7 +299,7 @@ def _content(
         "model": model,
         "floatX": pytensor.config.floatX,
     }
-    state = getattr(approx, "fit_state", None)
+    state = running(approx)
     if state is None:
         arrays["parameters"] = flat_parameters(approx)
     else:
@@ -315,7 +318,7 @@ def _content(
                     arrays[f"callback/{k}/{key}"] = value
                 else:
                     plain[key] = value
-            saved.append((type(callback).__name__, plain))
+            saved.append((callback.name, plain))
         header |= {
             "end": state.end,
             "backend": state.loop.backend,

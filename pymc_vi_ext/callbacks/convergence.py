@@ -10,13 +10,14 @@ from pymc.variational.callbacks import absolute, relative
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.approximations.parameters import flat_parameters, moments
-from pymc_vi_ext.callbacks._base import Callback, positive, whole_number
+from pymc_vi_ext.callbacks.callback import Losses, Rule
 from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.options import positive, whole_number
 
 _DIFFERENCES = ("absolute", "relative", "scaled")
 
 
-class CheckParametersConvergence(Callback):
+class CheckParametersConvergence(Rule):
     r"""Stop where the parameters change by less than a tolerance between two looks.
 
     Takes the place of PyMC's callback of that name, stops where that stops, and has one difference
@@ -64,7 +65,6 @@ class CheckParametersConvergence(Callback):
     'CheckParametersConvergence'
     """
 
-    finds_convergence = True
     _saved = ("prev", "prev_step")
 
     def __init__(
@@ -85,7 +85,7 @@ class CheckParametersConvergence(Callback):
         # PyMC's takes its first parameters wherever it is called first: after step 1 in pm.fit.
         return self._prev is None or super()._due(i)
 
-    def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+    def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         current, previous = flat_parameters(approx), self._prev
         since, self._prev, self._prev_step = self._prev_step, current, i
         if previous is None:

@@ -10,9 +10,10 @@ import numpy as np
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.approximations.parameters import flat_parameters, set_parameters
-from pymc_vi_ext.callbacks._base import Callback, whole_number
 from pymc_vi_ext.callbacks._signatures import call, number_of_arguments
+from pymc_vi_ext.callbacks.callback import Callback, Losses
 from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.options import whole_number
 
 
 class EarlyStopping(Callback):
@@ -99,7 +100,7 @@ class EarlyStopping(Callback):
         self._best_parameters: np.ndarray | None = None
         self._waited = 0
 
-    def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+    def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         if self._read is None:
             recent = self._recent(losses, steps)
             value = float(recent.mean()) if recent.size else np.nan

@@ -6,10 +6,11 @@ import numpy as np
 
 from pymc.variational.opvi import Approximation
 
-from pymc_vi_ext.callbacks._base import Callback, positive, whole_number
+from pymc_vi_ext.callbacks.callback import Losses, Rule
+from pymc_vi_ext.options import positive, whole_number
 
 
-class RelativeELBO(Callback):
+class RelativeELBO(Rule):
     r"""Stop where the relative change of the ELBO is small, as Stan's ADVI does.
 
     At every look the ELBO is estimated, and the rule fires where the mean or the median of the
@@ -59,7 +60,6 @@ class RelativeELBO(Callback):
     40 change 0 < 0.01
     """
 
-    finds_convergence = True
     _saved = ("mean", "changes")
 
     def __init__(self, every: int = 100, tol_rel_obj: float = 0.01, window: int = 10):
@@ -71,7 +71,7 @@ class RelativeELBO(Callback):
         self._mean: float | None = None
         self._changes: list[float] = []
 
-    def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+    def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         recent = self._recent(losses, steps)
         if not recent.size:
             return

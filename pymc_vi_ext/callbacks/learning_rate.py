@@ -10,9 +10,11 @@ import numpy as np
 from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
-from pymc_vi_ext.callbacks._base import Callback, positive, whole_number
 from pymc_vi_ext.callbacks._statistics import standard_error
+from pymc_vi_ext.callbacks.callback import Callback, Losses
+from pymc_vi_ext.options import positive, whole_number
 from pymc_vi_ext.schedules import Schedule
+from pymc_vi_ext.state import running
 
 _BATCHES = 10
 # Two standard errors of the difference between two looks.
@@ -117,16 +119,16 @@ class ReduceLROnPlateau(Callback):
             return self.learning_rate.scale
         if self.learning_rate is not None:
             return self.learning_rate
-        found = getattr(getattr(approx, "fit_state", None), "rate_scale", None)
-        if found is None:
+        state = None if approx is None else running(approx)
+        if state is None:
             raise TypeError(
                 "ReduceLROnPlateau has no rate to multiply: build the optimizer with a schedule or "
                 "a shared scalar, as in `pm.adam(learning_rate=rate)` with "
                 "`rate = schedules.constant(0.01)`, and pass that as `learning_rate=` here too."
             )
-        return found
+        return state.rate_scale
 
-    def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+    def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         shared = self._shared(approx)
         if self._loaded:
             _set(shared, self._scale)

@@ -8,7 +8,7 @@ import numpy as np
 
 from pymc.variational.opvi import Approximation
 
-from pymc_vi_ext.callbacks._base import Callback
+from pymc_vi_ext.callbacks.callback import Callback, Losses
 from pymc_vi_ext.callbacks.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class TrackerLogger(Callback):
         self.values = values
         super().__init__(every)
 
-    def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+    def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         if losses is not None:
             recent = self._recent(losses, steps)
             if recent.size:

@@ -10,7 +10,9 @@ from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.approximations.gaussians import kind_of
-from pymc_vi_ext.callbacks._base import Callback, positive
+from pymc_vi_ext.callbacks.callback import Losses, Rule
+from pymc_vi_ext.options import positive
+from pymc_vi_ext.state import running
 
 # Steps between two looks, before the first check, and how much later each next one is.
 _EVERY, _FIRST_CHECK, _GROWTH = 2, 12, 1.25
@@ -18,7 +20,7 @@ _EVERY, _FIRST_CHECK, _GROWTH = 2, 12, 1.25
 _MOST_POINTS = 512
 
 
-class MatchedStop(Callback):
+class MatchedStop(Rule):
     r"""Stop when the averages over two stretches of steps are the same Gaussian.
 
     Of the steps so far the third and the last quarter are averaged, means and covariances. The fit
@@ -48,8 +50,6 @@ class MatchedStop(Callback):
     ('converged', 'MatchedStop')
     """
 
-    finds_convergence = True
-    wait_until = 0
     _saved = ("points", "next_check", "gap")
 
     _rows = ("points",)
@@ -58,17 +58,6 @@ class MatchedStop(Callback):
         self.tolerance = positive("tolerance", tolerance)
         self.trust = trust
         super().__init__(_EVERY)
-
-    def updates(self, approx: Approximation) -> dict[SharedVariable, Any]:
-        """Return nothing: the program needs no more than its steps."""
-        return {}
-
-    def begin(self, approx: Approximation) -> None:
-        """Begin at the present parameters."""
-
-    def average(self) -> np.ndarray | None:
-        """Return None: there is no average of parameters but at the end."""
-        return None
 
     @property
     def shortfall(self) -> str:
@@ -80,9 +69,10 @@ class MatchedStop(Callback):
         self._next_check = _FIRST_CHECK
         self._gap = ""
 
-    def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+    def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         [group] = approx.groups
-        approx.fit_state.sync()
+        if state := running(approx):
+            state.sync()
         kind: Any = kind_of(group)
         point = np.concatenate([part.ravel() for part in kind.of(group)])
         if not np.isfinite(point).all():

@@ -11,8 +11,10 @@ import numpy as np
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.approximations.parameters import flat_parameters
-from pymc_vi_ext.callbacks._base import Callback, whole_number
+from pymc_vi_ext.callbacks.callback import Callback, Losses
 from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.options import whole_number
+from pymc_vi_ext.state import running
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +68,7 @@ class NonFinite(Callback):
         self.retries = whole_number("retries", retries)
         super().__init__(every)
 
-    def recover(
-        self, approx: Approximation, losses: np.ndarray | None, i: int, problem: str
-    ) -> None:
+    def recover(self, approx: Approximation, losses: Losses, i: int, problem: str) -> bool:
         """Set the last good state back; the fit calls this at a NaN.
 
         Parameters
@@ -80,15 +80,18 @@ class NonFinite(Callback):
         problem : str
             Names the variables and indices.
 
+        Returns
+        -------
+        bool
+            False if the NaN came before the first copy.
+
         Raises
         ------
         StopIteration
             If the policy, or the number of returns so far, says so.
-        FloatingPointError
-            If the NaN came before the first copy.
         """
         if self._good is None:
-            raise FloatingPointError(problem)
+            return False
         for variable, value in self._good.items():
             variable.set_value(value)
         if self.policy == "stop" or self._returns == self.retries:
@@ -98,21 +101,22 @@ class NonFinite(Callback):
         self._returns += 1
         self._status = f"{self._returns} of {self.retries} returns from NaN"
         logger.warning("Back from step %d to the state of step %d: %s", i, self._last, problem)
-        state = getattr(approx, "fit_state", None)
-        if state is not None and state.rate_scale is not None:
-            state.rate_scale.set_value(state.rate_scale.get_value() / 2)
+        if state := running(approx):
+            state.scale_rate(0.5)
+        return True
 
     def _begin(self) -> None:
         self._returns = 0
         self._good: dict[Any, np.ndarray] | None = None
 
-    def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+    def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         if not np.isfinite(flat_parameters(approx)).all():
-            self.recover(approx, losses, i, f"Parameters are not finite at step {i}.")
+            problem = f"Parameters are not finite at step {i}."
+            if not self.recover(approx, losses, i, problem):
+                raise FloatingPointError(problem)
             return
         variables = list(approx.params)
-        state = getattr(approx, "fit_state", None)
-        if state is not None:
+        if state := running(approx):
             state.sync()
             variables = [v for v in state.program.state if v not in state.program.rngs]
         self._good = {v: v.get_value() for v in variables}

@@ -6,7 +6,8 @@ import numpy as np
 
 from pymc.variational.opvi import Approximation
 
-from pymc_vi_ext.callbacks._base import Callback, whole_number
+from pymc_vi_ext.callbacks.callback import Losses, Rule
+from pymc_vi_ext.options import whole_number
 
 # Batches that each of the two windows is cut into: enough for the normal law of the rank sum, few
 # enough that the means of batches from 50 losses on are nearly independent.
@@ -23,7 +24,7 @@ _INDEPENDENT = 100
 _WINSORISED = 0.05
 
 
-class LossPlateau(Callback):
+class LossPlateau(Rule):
     r"""Stop where the last third of the losses is no better than the third before it.
 
     The two windows grow with the trace, so that a slow improvement is seen as late as a fast one
@@ -79,7 +80,6 @@ class LossPlateau(Callback):
     7100
     """
 
-    finds_convergence = True
     _saved = ("looked", "flat")
 
     def __init__(self, window: int = 1000, patience: int = 3, every: int = 100):
@@ -91,7 +91,7 @@ class LossPlateau(Callback):
         self._looked = 0  # step of the last look
         self._flat = 0  # looks in a row without improvement
 
-    def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+    def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         if losses is None:
             self._recent(losses, steps)  # says so
             return

@@ -9,8 +9,11 @@ import numpy as np
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.approximations.parameters import flat_parameters, moments, set_parameters
-from pymc_vi_ext.callbacks._base import Callback, positive, whole_number
 from pymc_vi_ext.callbacks._statistics import split_rhat, standard_error
+from pymc_vi_ext.callbacks.callback import Losses, Rule
+from pymc_vi_ext.options import positive, whole_number
+from pymc_vi_ext.schedules import Schedule
+from pymc_vi_ext.state import running
 
 # Trailing windows that are tried, as parts of the iterates kept, longest first. The first ones
 # come from before the parameters settled.
@@ -21,7 +24,7 @@ _LOOKS = 20  # while the iterates kept double
 _BYTES = 100_000_000
 
 
-class IterateRhat(Callback):
+class IterateRhat(Rule):
     r"""Stop where the parameters are stationary, and set them to the average of their iterates.
 
     With a constant learning rate the parameters end up scattering around the optimum. Whether they
@@ -88,7 +91,6 @@ class IterateRhat(Callback):
     ('IterateRhat', array([1.]))
     """
 
-    finds_convergence = True
     needs_constant_rate = True
     _saved = ("iterates", "filled", "stride", "sum", "summed", "rate_scale")
 
@@ -105,7 +107,7 @@ class IterateRhat(Callback):
         if self.rhat <= 1:
             raise ValueError(f"`rhat` must be above 1, its value at stationarity, not {rhat!r}.")
         self.mcse = positive("mcse", mcse)
-        _refuse_falling(learning_rate)
+        _refuse_falling(isinstance(learning_rate, Schedule) and learning_rate.decays)
         super().__init__(every)
 
     def _begin(self) -> None:
@@ -116,19 +118,16 @@ class IterateRhat(Callback):
         self._summed = 0  # iterates in `sum`
         self._rate_scale: float | None = None
 
-    def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+    def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         flat = flat_parameters(approx).astype(float)
-        fit_state = getattr(approx, "fit_state", None)
-        rate_scale = getattr(fit_state, "rate_scale", None)
-        scale = None if rate_scale is None else float(rate_scale.get_value())
+        state = running(approx)
+        scale = None if state is None else float(state.rate_scale.get_value())
         if scale != self._rate_scale:
             self._begin()
         if not self._iterates.size:
             self._rate_scale = scale
-            optimizer = getattr(fit_state, "optimizer", None)
-            _refuse_falling(optimizer)
-            # PyMC's optimizers are partial functions before they see a loss.
-            _refuse_falling((getattr(optimizer, "keywords", None) or {}).get("learning_rate"))
+            if state is not None:
+                _refuse_falling(state.optimizer.decays)
             moments(approx, flat)  # whether there are any is said at once
             self._iterates = np.empty((self._capacity(flat.size), flat.size))
         if not np.isfinite(flat).all():
@@ -191,8 +190,8 @@ def _error(approx: Approximation, iterates: np.ndarray) -> float:
     return float(max(scaled.max(), standard_error(log_sds, _BATCHES).max()))
 
 
-def _refuse_falling(rate: Any) -> None:
-    if getattr(rate, "decays", False):
+def _refuse_falling(decays: bool) -> None:
+    if decays:
         raise ValueError(
             "IterateRhat needs a constant learning rate, because with a falling one parameters "
             "come to rest anywhere: take `obj_optimizer=pm.adam(learning_rate=0.01)`, for instance."

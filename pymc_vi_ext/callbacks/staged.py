@@ -15,7 +15,9 @@ from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.approximations.parameters import flat_parameters, moments, set_parameters
-from pymc_vi_ext.callbacks._base import Callback, positive, whole_number
+from pymc_vi_ext.callbacks.callback import Losses, Rule
+from pymc_vi_ext.options import positive, whole_number
+from pymc_vi_ext.state import FitState, running
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ _MOMENT_STAGES, _MOMENT_TOLERANCE = 3, 0.02
 _MOST_RESTARTS = 5
 
 
-class StagedStop(Callback):
+class StagedStop(Rule):
     r"""Stop when averages of the iterates, at falling learning rates, have the same ELBO.
 
     At a constant rate :math:`\eta` the iterates of stochastic optimisation drift to the optimum
@@ -99,9 +101,8 @@ class StagedStop(Callback):
     ('converged', 'StagedStop')
     """
 
-    finds_convergence = True
-    # Until this step the objective itself changes, and there is nothing to judge.
-    wait_until = 0
+    part_of_step = True
+    changes_rate = True
     _start: np.ndarray | None
 
     _saved = (
@@ -131,25 +132,22 @@ class StagedStop(Callback):
         count = pt.switch(new_block, floatX(0.0), self._count) + floatX(1.0)
         return {self._count: count, **sums}
 
+    def serves(self, approx: Approximation) -> bool:
+        """Tell whether the sums inside the step are of these parameters."""
+        return list(self._sums) == list(approx.params)
+
     def begin(self, approx: Approximation) -> None:
         """Begin at the present parameters."""
         self._start = flat_parameters(approx)
         self.restart_block()
 
-    def recover(
-        self, approx: Approximation, losses: np.ndarray | None, i: int, problem: str
-    ) -> None:
-        """Begin anew at a smaller rate; the fit calls this at a NaN.
-
-        Raises
-        ------
-        FloatingPointError
-            If it has happened too often.
-        """
+    def recover(self, approx: Approximation, losses: Losses, i: int, problem: str) -> bool:
+        """Begin anew at a smaller rate, unless that has happened too often."""
         # A NaN of the very first steps is no matter of the rate.
         if self._restarts == _MOST_RESTARTS or i < self.every:
-            raise FloatingPointError(problem)
-        self._restart(approx, i)
+            return False
+        self._restart(self._running(approx), i)
+        return True
 
     def restart_block(self) -> None:
         """Begin a new block with the next step."""
@@ -186,10 +184,11 @@ class StagedStop(Callback):
         self._pending: list[np.ndarray] = []
         self._next_check = self.first_check
 
-    def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+    def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         if i <= self.wait_until:
             return
-        if not approx.fit_state.minimises_elbo:
+        state = self._running(approx)
+        if not state.minimises_elbo:
             losses = None
         self._collect()
         if losses is not None and self._first_losses is None:
@@ -204,14 +203,14 @@ class StagedStop(Callback):
         both = blocks[half:].mean(axis=0)
         if losses is not None and self._stage == 0 and self._diverged(losses[-taken // 4 :]):
             if self._restarts < _MOST_RESTARTS:
-                self._restart(approx, i)
+                self._restart(state, i)
             return
         if losses is None:
             settled = self._moments_settled(approx, early, late)
         else:
-            settled = self._elbo_settled(approx, losses, taken, early, late, both)
+            settled = self._elbo_settled(state, losses, taken, early, late, both)
         if settled:
-            self._end_stage(approx, losses is not None, both, taken)
+            self._end_stage(state, losses is not None, both, taken)
 
     def _collect(self) -> None:
         count = max(float(self._count.get_value()), 1.0)
@@ -239,22 +238,31 @@ class StagedStop(Callback):
         low, high = np.quantile(first, [0.1, 0.9])
         return bool(np.median(recent) > high + (high - low))
 
-    def _restart(self, approx: Approximation, i: int) -> None:
+    def _running(self, approx: Approximation) -> FitState:
+        """Return the state of the fit that this rule is part of."""
+        state = running(approx)
+        if state is None or not self._sums:
+            raise TypeError(
+                "StagedStop is part of the compiled step, which PyMC's own loop does not give it: "
+                "use vix.fit(convergence=StagedStop(...)), or pm.fit(method=vix.ADVI(), "
+                "convergence=StagedStop(...))."
+            )
+        return state
+
+    def _restart(self, state: FitState, i: int) -> None:
         assert self._start is not None
-        state = approx.fit_state
         self._restarts += 1
-        set_parameters(approx, self._start)
+        set_parameters(state.approx, self._start)
         state.program.restart_optimizer()
-        if begin := getattr(state.optimizer, "begin", None):
-            begin(state.end - i)
-        state.rate_scale.set_value(state.rate_scale.get_value() * floatX(_RATE_RATIO))
+        state.optimizer.begin(state.end - i)
+        state.scale_rate(_RATE_RATIO)
         self.restart_block()
         self._next_stage()
         logger.info("Too large a learning rate at step %d: from the start, at a third of it", i)
 
     def _elbo_settled(
         self,
-        approx: Approximation,
+        state: FitState,
         losses: np.ndarray,
         taken: int,
         early: np.ndarray,
@@ -271,7 +279,7 @@ class StagedStop(Callback):
         draws = max(_FEWEST_DRAWS, int(taken * _DRAWS_PART))
         points = [early, late, both] + ([] if self._best is None else [self._best])
         self._draws_seed += 1
-        at = approx.fit_state.losses_at(points, draws, self._draws_seed)
+        at = state.losses_at(points, draws, self._draws_seed)
         if not np.isfinite(at).all():
             self._say("the ELBO of the averages is not finite", limit)
             return False
@@ -289,13 +297,13 @@ class StagedStop(Callback):
         self._say(f"stage {self._stage + 1}: moments change by {change:.2g}", _MOMENT_TOLERANCE)
         return bool(change < _MOMENT_TOLERANCE)
 
-    def _end_stage(self, approx: Approximation, scored: bool, both: np.ndarray, taken: int) -> None:
-        rate = approx.fit_state.rate_scale
+    def _end_stage(self, state: FitState, scored: bool, both: np.ndarray, taken: int) -> None:
+        approx, rate = state.approx, float(state.rate_scale.get_value())
         if not scored:
             if self._stage + 1 == _MOMENT_STAGES:
                 raise StopIteration(
                     f"means and standard deviations stay within {_MOMENT_TOLERANCE:.0%} at "
-                    f"{float(rate.get_value()):.2g} of the first learning rate"
+                    f"{rate:.2g} of the first learning rate"
                 )
             if not approx.any_histograms:
                 set_parameters(approx, both)
@@ -305,13 +313,13 @@ class StagedStop(Callback):
                 if gain < _LEAST_GAIN * self.tolerance:
                     set_parameters(approx, both if gain > -error else self._best)
                     raise StopIteration(
-                        f"at {float(rate.get_value()):.2g} of the first learning rate the average "
+                        f"at {rate:.2g} of the first learning rate the average "
                         f"of {taken // 2:,} iterates gained {gain:.3f} +- {error:.3f} nat over "
                         f"the stage before, and its halves agree within {self.tolerance} nat"
                     )
             self._best = both
             set_parameters(approx, both)
-        rate.set_value(rate.get_value() * floatX(_RATE_RATIO))
+        state.scale_rate(_RATE_RATIO)
         self._stage += 1
         self._next_stage()
 

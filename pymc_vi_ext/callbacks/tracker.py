@@ -11,8 +11,9 @@ import xarray as xr
 from pymc.model import Model
 from pymc.variational.opvi import Approximation
 
-from pymc_vi_ext.callbacks._base import Callback, whole_number
 from pymc_vi_ext.callbacks._signatures import call, number_of_arguments
+from pymc_vi_ext.callbacks.callback import Callback, Losses
+from pymc_vi_ext.options import whole_number
 
 
 class Tracker(Callback):
@@ -73,7 +74,7 @@ class Tracker(Callback):
         self._approx: Approximation | None = None
         super().__init__(every)
 
-    def __getitem__(self, name: str) -> list:
+    def __getitem__(self, name: str) -> list[Any]:
         """Return the values recorded of a statistic."""
         return self.hist[name]
 
@@ -83,11 +84,11 @@ class Tracker(Callback):
         return np.array(self._steps, dtype=np.int64)
 
     def _begin(self) -> None:
-        self.hist: dict[str, list] = {name: [] for name in self.whatchdict}
+        self.hist: dict[str, list[Any]] = {name: [] for name in self.whatchdict}
         self._steps: list[int] = []
         self._stride = 1
 
-    def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+    def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         self._approx = approx
         if i % (self.every * self._stride):
             return
@@ -172,7 +173,7 @@ class Tracker(Callback):
 
         Returns
         -------
-        dict of str to int, str, list or numpy.ndarray
+        dict of str to int, str, list[Any] or numpy.ndarray
             The values of a statistic are stacked.
 
         Raises
@@ -228,7 +229,7 @@ class Tracker(Callback):
         }
 
 
-def _stack(name: str, values: list) -> np.ndarray:
+def _stack(name: str, values: list[Any]) -> np.ndarray:
     try:
         array = np.stack([np.asarray(value) for value in values])
     except ValueError:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
-
 from pymc.variational.opvi import Approximation
 
-from pymc_vi_ext.callbacks._base import Callback, positive
+from pymc_vi_ext.callbacks.callback import Callback, Losses
+from pymc_vi_ext.options import positive
 
 
 class WallTime(Callback):
@@ -52,7 +51,7 @@ class WallTime(Callback):
     def _due(self, i: int) -> bool:
         return self._elapsed is None or super()._due(i)
 
-    def _work(self, approx: Approximation, losses: np.ndarray | None, i: int, steps: int) -> None:
+    def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         now = time.monotonic()
         # After a restart the clock goes on from the seconds before it.
         self._elapsed = (self._elapsed or 0.0) + (0.0 if self._now is None else now - self._now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pymc_vi_ext.comparison.methods import METHODS, MethodSpec, make_spec
+from pymc_vi_ext.comparison.methods import SAMPLERS, MethodSpec, make_spec, runnable_names
 from pymc_vi_ext.comparison.runner import (
     Comparison,
     ReferenceWarning,
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pymc_vi_ext.comparison.config import ComparisonConfig, ConfigError, load_config
 
 __all__ = [
-    "METHODS",
+    "SAMPLERS",
     "Comparison",
     "ComparisonConfig",
     "ConfigError",
@@ -31,6 +31,7 @@ __all__ = [
     "load_config",
     "make_spec",
     "run_method",
+    "runnable_names",
     "summarise",
 ]
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import importlib
 import importlib.util
 import json
@@ -14,13 +14,14 @@ import typing
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
 import pymc as pm
 
 from pymc_vi_ext import zoo
-from pymc_vi_ext.comparison.methods import METHODS, MethodSpec
+from pymc_vi_ext.comparison.methods import MethodSpec, runnable, runnable_names
 from pymc_vi_ext.comparison.runner import check_plan
+from pymc_vi_ext.options import configurable
 
 try:
     import pydantic
@@ -41,35 +42,25 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _method_model(name: str) -> type[BaseModel]:
-    """Return the section of a method, with the options of its row in the table."""
-    options = METHODS[name].options
-    types = typing.get_type_hints(options)
+def _section(name: str) -> type[BaseModel]:
+    """Return the section of a method, with its options."""
+    method = runnable(name)
     fields: dict[str, Any] = {
         "name": (Literal[name], Field(description="Which method.")),
         "label": (str, Field(default="", description="Name in tables; the method's if empty.")),
     }
-    for option in dataclasses.fields(options):
-        fields[option.name] = (
-            types[option.name],
-            Field(default=option.default, **option.metadata),
-        )
-    return pydantic.create_model(
-        f"Method_{name}", __base__=_Strict, __doc__=options.__doc__, **fields
-    )
-
-
-if TYPE_CHECKING:
-    _Method = Any
-else:
-    _Method = Annotated[
-        Union[tuple(_method_model(name) for name in METHODS)],  # noqa: UP007
-        Field(discriminator="name"),
-    ]
+    for options in method.options:
+        for key, (hint, default, metadata) in configurable(options).items():
+            fields[key] = (hint, Field(default=default, **metadata))
+    description = " ".join(filter(None, (options.__doc__ for options in method.options)))
+    return pydantic.create_model(f"Method_{name}", __base__=_Strict, __doc__=description, **fields)
 
 
 class ComparisonConfig(_Strict):
-    """A comparison: a model, the methods that run on it, and the reference."""
+    """A comparison: a model, the methods that run on it, and the reference.
+
+    :func:`config_type` gives the class whose methods have all their keys checked.
+    """
 
     name: str = Field(min_length=1, description="Name of the comparison, its MLflow experiment.")
     model: str = Field(
@@ -79,7 +70,7 @@ class ComparisonConfig(_Strict):
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="Passed to the model's factory."
     )
-    methods: list[_Method] = Field(min_length=1, description="The methods, in their order.")
+    methods: list[Any] = Field(min_length=1, description="The methods, in their order.")
     reference: str | None = Field(
         default="nuts", description="Label of the method that distances are measured to."
     )
@@ -100,6 +91,34 @@ class ComparisonConfig(_Strict):
             )
             for method in self.methods
         ]
+
+
+def config_type() -> type[ComparisonConfig]:
+    """Return the class of configurations of all methods that there are now."""
+    return _config_type(runnable_names())
+
+
+@functools.cache
+def _config_type(names: tuple[str, ...]) -> type[ComparisonConfig]:
+    sections: Any = Union[tuple(_section(name) for name in names)]  # noqa: UP007, of a tuple
+    section: Any = Annotated[sections, Field(discriminator="name")]
+    methods = Field(min_length=1, description="The methods, in their order.")
+    return pydantic.create_model(
+        "ComparisonConfig",
+        __base__=ComparisonConfig,
+        __doc__="A comparison: a model, the methods that run on it, and the reference.",
+        methods=(list[section], methods),
+    )
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    """Return the sections of the methods by name."""
+    [section] = typing.get_args(config_type().model_fields["methods"].annotation)
+    union = typing.get_args(section)[0]
+    return {
+        typing.get_args(kind.model_fields["name"].annotation)[0]: kind
+        for kind in typing.get_args(union)
+    }
 
 
 def load_config(path: str | Path, *, allow_code: bool = False) -> ComparisonConfig:
@@ -142,7 +161,7 @@ def load_config(path: str | Path, *, allow_code: bool = False) -> ComparisonConf
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: has no keys; it needs name, model and methods.")
     try:
-        config = ComparisonConfig.model_validate(content)
+        config = config_type().model_validate(content)
     except pydantic.ValidationError as error:
         problems = [_sentence(problem, content) for problem in error.errors()]
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems)) from None
@@ -190,7 +209,7 @@ def build_model(
 
 def json_schema() -> str:
     """Return the JSON schema of a configuration, as text."""
-    return json.dumps(ComparisonConfig.model_json_schema(), indent=2) + "\n"
+    return json.dumps(config_type().model_json_schema(), indent=2) + "\n"
 
 
 def _raise_problems(config: ComparisonConfig, path: Path, allow_code: bool) -> None:
@@ -234,47 +253,43 @@ def _factory(name: str, path: Path) -> Callable[..., Any]:
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(place)
-        return getattr(module, attribute)
+        factory: Callable[..., Any] = getattr(module, attribute)
+        return factory
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{path}: model: {name} cannot be loaded: {error}.") from error
 
 
-def _sentence(problem: Any, content: dict) -> str:
+def _sentence(problem: Any, content: dict[str, Any]) -> str:
     """Say what pydantic found, where in the YAML, and what would be right."""
     place, section = _locate(problem["loc"], content)
     kind, context = problem["type"], problem.get("ctx", {})
+    known = ", ".join(runnable_names())
     if kind == "extra_forbidden":
-        known = ", ".join(section.model_fields)
-        return f"{place}: unknown key; known keys: {known}."
+        return f"{place}: unknown key; known keys: {', '.join(section.model_fields)}."
     if kind == "missing":
         return f"{place}: this key is required."
     if kind == "union_tag_invalid":
-        return f"{place}.name: unknown method {context['tag']!r}; known: {', '.join(METHODS)}."
+        return f"{place}.name: unknown method {context['tag']!r}; known: {known}."
     if kind == "union_tag_not_found":
-        return f"{place}.name: this key is required; one of {', '.join(METHODS)}."
+        return f"{place}.name: this key is required; one of {known}."
     if kind in {"model_attributes_type", "model_type"}:
         return f"{place}: needs keys, such as `- name: nuts`, not {problem['input']!r}."
     return f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}."
 
 
-def _locate(loc: tuple, content: Any) -> tuple[str, type[BaseModel]]:
+def _locate(loc: tuple[Any, ...], content: Any) -> tuple[str, type[BaseModel]]:
     """Return a path such as ``methods[1].n`` and the section that its last key is in."""
     place = ""
     section: type[BaseModel] = ComparisonConfig
+    sections = _sections()
     for i, part in enumerate(loc):
         if isinstance(part, int):
             place += f"[{part}]"
-        elif i == 2 and loc[0] == "methods" and part in _SECTIONS:
-            section = _SECTIONS[part]  # pydantic names the branch of the union, the YAML does not
+        elif i == 2 and loc[0] == "methods" and part in sections:
+            section = sections[part]  # pydantic names the branch of the union, the YAML does not
         else:
             place += f".{part}" if place else str(part)
     return place, section
-
-
-_SECTIONS: dict[str, type[BaseModel]] = {
-    typing.get_args(section.model_fields["name"].annotation)[0]: section
-    for section in typing.get_args(typing.get_args(_Method)[0])
-}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pymc as pm
 import xarray as xr
 
-from pymc_vi_ext.comparison.methods import METHODS, MethodSpec, make_spec, negative_elbos
+from pymc_vi_ext.comparison.methods import MethodSpec, make_spec, negative_elbos, runnable
 from pymc_vi_ext.comparison.scores import NAN, divergences, rhat_max, score
 from pymc_vi_ext.comparison.types import MethodResult, Status
 
@@ -130,8 +130,8 @@ def compare(
     model : pymc.Model
     methods : sequence of str, mapping or MethodSpec
         Names, or mappings with ``name``, options and perhaps a ``label``, such as
-        ``{"name": "svgd", "n_particles": 200}``. Each option is a field of the method's options
-        class in :data:`pymc_vi_ext.comparison.METHODS`.
+        ``{"name": "svgd", "n_particles": 200}``. A variational method runs as
+        :func:`pymc_vi_ext.fit` runs it, with the same defaults.
     reference : str or xarray.DataTree, optional
         Label of one of the methods, whose first finished seed is the reference, or a posterior.
         None measures no distances.
@@ -242,10 +242,9 @@ def run_method(
         "seed": seed,
         "options": spec.all_options,
     }
-    method = METHODS[spec.name]
     try:
-        found = method.run(
-            model, spec.name, method.options(**spec.options), draws, seed, progressbar
+        found = runnable(spec.name).run(
+            model, spec.name, spec.all_options, draws, seed, progressbar
         )
     except Exception as error:  # the other methods go on; the traceback is in the result
         partial = getattr(error, "approx", None)  # what `fit` had got by then

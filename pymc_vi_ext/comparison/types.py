@@ -28,7 +28,7 @@ class MethodResult:
     label : str
         Name of the row in tables and figures; the method's unless the specification gives another.
     name : str
-        Name of the method in :data:`pymc_vi_ext.comparison.METHODS`.
+        Name of the method, one of :func:`pymc_vi_ext.comparison.runnable_names`.
     seed : int
     status : Status
     options : mapping of str

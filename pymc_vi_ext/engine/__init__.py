@@ -1,6 +1,6 @@
 """From a PyMC inference to steps taken: the program of one step and the engines that run it."""
 
 from pymc_vi_ext.engine.backend import BACKENDS, Loop, make_loop
-from pymc_vi_ext.engine.program import StepProgram
+from pymc_vi_ext.engine.program import Program, StepProgram
 
-__all__ = ["BACKENDS", "Loop", "StepProgram", "make_loop"]
+__all__ = ["BACKENDS", "Loop", "Program", "StepProgram", "make_loop"]

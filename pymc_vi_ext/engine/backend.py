@@ -16,8 +16,13 @@ BACKENDS = ("auto", "jax", "numba", "c")
 class Loop(Protocol):
     """What an engine offers to the one loop of the package."""
 
-    backend: str
-    compile_s: float
+    @property
+    def backend(self) -> str:
+        """Name of the backend that runs the steps."""
+
+    @property
+    def compile_s(self) -> float:
+        """Seconds spent on compilation so far."""
 
     def run(self, n: int) -> np.ndarray | None:
         """Take up to `n` steps, fewer after a NaN; losses in nats, or None without a loss."""

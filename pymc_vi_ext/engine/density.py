@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pymc as pm
@@ -53,6 +54,7 @@ class LogDensity:
     def __init__(self, model: pm.Model, backend: str | None = "auto"):
         self._asked, self._check_bounds = backend, model.check_bounds
         self.backend = (backend or "auto").lower()
+        self._loops: list[Loop] = []
         point = model.initial_point()
         values = [model.rvs_to_values[rv] for rv in model.free_RVs]
         arrays = [np.asarray(point[value.name]) for value in values]
@@ -68,6 +70,11 @@ class LogDensity:
             self.random = bool(collect_default_updates(inputs=[self._flat], outputs=[self._logp]))
             self._gradient = pt.grad(self._logp, self._flat, disconnected_inputs="ignore")
 
+    @property
+    def compile_s(self) -> float:
+        """Seconds spent on compilation so far."""
+        return sum(loop.compile_s for loop in self._loops)
+
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return log densities, (n,), and gradients, (n, d), at points (n, d)."""
         logp, gradient = self._value_and_gradient(points)
@@ -75,14 +82,15 @@ class LogDensity:
 
     def hessian_products(self, points: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """Return the Hessian at each of the points times a vector each, (n, d)."""
-        [products] = self._products(points, vectors)
+        products: np.ndarray = self._products(points, vectors)[0]
         return products
 
     def hessian(self, point: np.ndarray) -> np.ndarray:
         """Return the Hessian at a point, (d, d)."""
         d = len(point)
         hessian = self.hessian_products(np.tile(point, (d, 1)), np.eye(d))
-        return (hessian + hessian.T) / 2
+        symmetric: np.ndarray = (hessian + hessian.T) / 2
+        return symmetric
 
     @cached_property
     def _value_and_gradient(self) -> Callable[..., list[np.ndarray]]:
@@ -96,7 +104,7 @@ class LogDensity:
             product = pt.grad(along, self._flat, disconnected_inputs="ignore")
         return self._batched([product], [self._flat, vector])
 
-    def _batched(self, outputs: list, inputs: list) -> Callable[..., list[np.ndarray]]:
+    def _batched(self, outputs: list[Any], inputs: list[Any]) -> Callable[..., list[np.ndarray]]:
         """Return a function of batches: a program whose step only evaluates."""
         empty = floatX(self.start)[None]
         batches = [pytensor.shared(empty) for _ in inputs]
@@ -117,18 +125,22 @@ class LogDensity:
                 shape = (len(arrays[0]), *result.get_value(borrow=True).shape[1:])
                 result.set_value(np.zeros(shape, result.type.dtype))
             if loop is None:
-                loop = make_loop(program, self._asked)
-                self.backend = loop.backend
+                loop = self._compiled(program, self._asked)
             try:
                 loop.run(1)
             except NotImplementedError:
                 # Another number of points is compiled anew, and may not lower as the first did.
                 if not chosen or loop.backend != "jax":
                     raise
-                loop = make_loop(program, "numba")
-                self.backend = loop.backend
+                loop = self._compiled(program, "numba")
                 loop.run(1)
             loop.write_back()
             return [result.get_value() for result in results]
 
         return evaluate
+
+    def _compiled(self, program: StepProgram, backend: str | None) -> Loop:
+        loop = make_loop(program, backend)
+        self._loops.append(loop)
+        self.backend = loop.backend
+        return loop

@@ -64,15 +64,15 @@ class JaxLoop:
         self._signature: Any = None
         # Set by _load: the compiled loop, its state and loss buffer, and what it only reads.
         self._loop: Any
-        self._carry: list = []
-        self._seen: list = [None] * len(self._shared)
+        self._carry: list[Any] = []
+        self._seen: list[Any] = [None] * len(self._shared)
         self._data: list
         # The state shown to a callback while the device is ahead of it.
         self._shown: list[np.ndarray] | None = None
         # Intervals to run ahead at most, by memory, and now.
         self._furthest = self._ahead = 1
-        self._constants: list = []
-        self._arrays: list = []
+        self._constants: list[Any] = []
+        self._arrays: list[Any] = []
         self.compile_s = 0.0
         with _double_precision():
             self._load()
@@ -128,7 +128,7 @@ class JaxLoop:
                     ]
                 self._shown = None
 
-    def _call(self, every: int, times: int) -> tuple[int, list]:
+    def _call(self, every: int, times: int) -> tuple[int, list[Any]]:
         with _double_precision():
             if self._changed_outside():
                 self._load()
@@ -217,7 +217,7 @@ def _loop(step: JaxStep, scored: bool, ahead: int) -> Callable[..., Any]:
     the snapshots are the state after each of up to `ahead` intervals, none where that is 1.
     """
 
-    def one_step(carry: tuple, data: list) -> tuple:
+    def one_step(carry: tuple[Any, ...], data: list[Any]) -> tuple[Any, ...]:
         i, ok, state, buffer = carry
         # RNG states are dictionaries which PyTensor's dispatch changes in place.
         arguments = [dict(s) if isinstance(s, dict) else s for s in state]
@@ -230,9 +230,9 @@ def _loop(step: JaxStep, scored: bool, ahead: int) -> Callable[..., Any]:
         return i + 1, ok, new, buffer
 
     def loop(
-        state: list, buffer: jax.Array, data: list, every: jax.Array, times: jax.Array
-    ) -> tuple:
-        def interval(carry: tuple) -> tuple:
+        state: list[Any], buffer: jax.Array, data: list[Any], every: jax.Array, times: jax.Array
+    ) -> tuple[Any, ...]:
+        def interval(carry: tuple[Any, ...]) -> tuple[Any, ...]:
             j, inner, snapshots = carry
             inner = jax.lax.while_loop(
                 lambda c: c[1] & (c[0] < (j + 1) * every), lambda c: one_step(c, data), inner

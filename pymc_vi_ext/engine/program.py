@@ -1,7 +1,7 @@
 """One optimisation step of any PyMC inference as a pure function of its state."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import pytensor
@@ -16,6 +16,32 @@ from pytensor.tensor.random.type import RandomType
 
 from pymc_vi_ext.engine.vectorize import vectorized
 from pymc_vi_ext.python_only import python_only
+
+
+class Program(Protocol):
+    """What the loop, its callbacks and checkpoints know of the steps of any method."""
+
+    @property
+    def state(self) -> Sequence[SharedVariable]:
+        """What a step changes: parameters, an optimizer's state, random generators."""
+
+    @property
+    def data(self) -> Sequence[SharedVariable]:
+        """What a step only reads."""
+
+    @property
+    def rngs(self) -> Sequence[SharedVariable]:
+        """Of `state`, the random generators."""
+
+    @property
+    def rate_scale(self) -> SharedVariable:
+        """Scale of every move of the parameters: 1 at the start; at 0 a step only evaluates."""
+
+    def restart(self, seed: int) -> None:
+        """Put all but the parameters back to a start, and seed the random generators."""
+
+    def restart_optimizer(self) -> None:
+        """Put the optimizer's state back to its start."""
 
 
 class StepProgram:
@@ -47,7 +73,7 @@ class StepProgram:
         What a step only reads, ``pm.Data`` for instance.
     rngs, internals : collection of SharedVariable
         Of `state`, the random generators; these and the optimizer's state.
-    rate_scale : SharedVariable or None
+    rate_scale : SharedVariable
         Multiplies every move of the parameters, whatever the optimizer. 1 at the start; at 0 a
         step only evaluates its loss.
     """
@@ -62,7 +88,8 @@ class StepProgram:
         rate_scale: SharedVariable | None = None,
     ):
         self.loss = loss
-        self.rate_scale = rate_scale
+        # A step that moves no parameters has none in it.
+        self.rate_scale = new_rate_scale() if rate_scale is None else rate_scale
         updates = dict(updates)
         outputs = [*updates.values(), *self._loss]
         shared = [v for v in graph_inputs(outputs) if isinstance(v, SharedVariable)]
@@ -88,7 +115,7 @@ class StepProgram:
         ]
         self.rngs = [v for v in self.state if isinstance(v.type, RandomType)]
         self._optimizer_start = {v: v.get_value() for v in [*optimizer_state, *counters]}
-        self.internals = {*self._optimizer_start, *self.rngs}
+        self.internals: Collection[SharedVariable] = {*self._optimizer_start, *self.rngs}
 
     @classmethod
     def from_inference(
@@ -123,7 +150,7 @@ class StepProgram:
         objective = vectorized(inference.objective, kwargs.get("obj_n_mc"))
         with python_only():
             updates = objective.updates(**kwargs)
-        rate_scale = pytensor.shared(floatX(1.0), "rate_scale")
+        rate_scale = new_rate_scale()
         for parameter in objective.obj_params:
             updates[parameter] = parameter + rate_scale * (updates[parameter] - parameter)
         owned_by_user = {
@@ -168,7 +195,11 @@ class StepProgram:
     def restart(self, seed: int) -> None:
         """Put the optimizer back to its start and seed the random generators, in place."""
         self.restart_optimizer()
-        if self.rate_scale is not None:
-            self.rate_scale.set_value(floatX(1.0))
+        self.rate_scale.set_value(floatX(1.0))
         if self.rngs:
             reseed_rngs(self.rngs, seed)
+
+
+def new_rate_scale() -> SharedVariable:
+    """Return a new scale of the learning rate, at 1."""
+    return pytensor.shared(floatX(1.0), "rate_scale")

@@ -1,20 +1,22 @@
 """Variational methods, each a PyMC ``Inference``, and the table of their names."""
 
-from pymc_vi_ext.inference._base import EngineFit
-from pymc_vi_ext.inference.advi import ADVI, FullRankADVI
+from pymc_vi_ext.inference.advi import ADVI
+from pymc_vi_ext.inference.asvgd import ASVGD
 from pymc_vi_ext.inference.bam import BaM
+from pymc_vi_ext.inference.base import EngineMethod, FamilyMethod, LoopMethod, method_of
 from pymc_vi_ext.inference.dadvi import DADVI
-from pymc_vi_ext.inference.families import (
-    FlowADVI,
-    GroupedADVI,
-    LowRankADVI,
-    MixtureADVI,
-    StudentTADVI,
-)
-from pymc_vi_ext.inference.quick import Laplace, Pathfinder
-from pymc_vi_ext.inference.stein import ASVGD, SVGD
+from pymc_vi_ext.inference.flow_advi import FlowADVI
+from pymc_vi_ext.inference.fullrank_advi import FullRankADVI
+from pymc_vi_ext.inference.grouped_advi import GroupedADVI
+from pymc_vi_ext.inference.laplace import Laplace
+from pymc_vi_ext.inference.lowrank_advi import LowRankADVI
+from pymc_vi_ext.inference.mixture_advi import MixtureADVI
+from pymc_vi_ext.inference.pathfinder import Pathfinder
+from pymc_vi_ext.inference.studentt_advi import StudentTADVI
+from pymc_vi_ext.inference.svgd import SVGD
+from pymc_vi_ext.method import Method
 
-METHODS = {
+METHODS: dict[str, type[Method]] = {
     "advi": ADVI,
     "asvgd": ASVGD,
     "bam": BaM,
@@ -28,7 +30,7 @@ METHODS = {
     "studentt_advi": StudentTADVI,
     "svgd": SVGD,
 }
-"""Name for :func:`pymc_vi_ext.fit` -> class."""
+"""Name -> method, for :func:`pymc_vi_ext.fit`, :func:`pymc_vi_ext.compare` and configurations."""
 
 __all__ = [
     "ADVI",
@@ -37,13 +39,17 @@ __all__ = [
     "METHODS",
     "SVGD",
     "BaM",
-    "EngineFit",
+    "EngineMethod",
+    "FamilyMethod",
     "FlowADVI",
     "FullRankADVI",
     "GroupedADVI",
     "Laplace",
+    "LoopMethod",
     "LowRankADVI",
+    "Method",
     "MixtureADVI",
     "Pathfinder",
     "StudentTADVI",
+    "method_of",
 ]

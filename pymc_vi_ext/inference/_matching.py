@@ -10,7 +10,6 @@ import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
 from pymc.variational.approximations import FullRankGroup
-from pymc.variational.opvi import Group
 from pytensor.tensor.linalg import cholesky, eigh, solve
 
 from pymc_vi_ext.approximations import LowRankGroup
@@ -123,7 +122,3 @@ def _eigh(matrix: pt.TensorVariable, d: Any) -> tuple:
 
 def _softplus_inverse(x: pt.TensorVariable) -> pt.TensorVariable:
     return x + pt.log(-pt.expm1(-x))
-
-
-STEPS: dict[type[Group], Any] = {FullRankGroup: full_rank, LowRankGroup: low_rank}
-"""Family -> its matching step, (group, batch) -> next values of the group's parameters."""

@@ -1,4 +1,6 @@
-"""Gaussian approximations fitted by maximising the ELBO."""
+"""ADVI with independent Gaussians."""
+
+from __future__ import annotations
 
 from typing import Any
 
@@ -6,12 +8,13 @@ import pymc as pm
 
 from pymc.variational import inference
 
-from pymc_vi_ext.inference._base import EngineFit, continuous_model
+from pymc_vi_ext.inference.base import EngineMethod, continuous_model
+from pymc_vi_ext.method import NoOptions
 from pymc_vi_ext.objectives import PathELBO
 from pymc_vi_ext.python_only import python_only
 
 
-class ADVI(EngineFit, inference.ADVI):
+class ADVI(EngineMethod, inference.ADVI):
     r"""Mean-field automatic differentiation variational inference.
 
     Minimises the negative ELBO :math:`-E_q[\log p(y, z) - \log q(z)]`, in nats, over
@@ -19,11 +22,7 @@ class ADVI(EngineFit, inference.ADVI):
 
     Parameters
     ----------
-    model : pymc.Model, optional
-        By default the one on the context.
-    random_seed : int, optional
-    start : dict of str to array, optional
-        Starting means, by name of the variables.
+    {parameters}
     start_sigma : dict of str to array, optional
         Starting standard deviations, on the unconstrained space.
 
@@ -49,50 +48,20 @@ class ADVI(EngineFit, inference.ADVI):
     (1.0, 0.5)
     """
 
-    def __init__(self, *, model: pm.Model | None = None, random_seed: Any = None, **kwargs: Any):
-        model = continuous_model(model, "ADVI")
+    def __init__(
+        self,
+        *given: Any,
+        model: pm.Model | None = None,
+        random_seed: int | None = None,
+        start: Any = None,
+        start_sigma: Any = None,
+        **options: Any,
+    ):
+        self.options = NoOptions.bind(self.name, given, options)
+        model = continuous_model(model, self.name)
         with python_only():
-            super().__init__(model=model, random_seed=random_seed, **kwargs)
-        self.objective = PathELBO(self.approx)(None)
-        self.seed = random_seed
-
-
-class FullRankADVI(EngineFit, inference.FullRankADVI):
-    r"""ADVI with a Gaussian of full covariance, :math:`q = N(\mu, L L^T)`.
-
-    Parameters
-    ----------
-    model : pymc.Model, optional
-        By default the one on the context.
-    random_seed : int, optional
-    start : dict of str to array, optional
-        Starting means, by name of the variables.
-
-    Raises
-    ------
-    TypeError
-        If the model has no free variables.
-    ParametrizationError
-        If a free variable is discrete.
-
-    References
-    ----------
-    Kucukelbir, A. et al. (2017). Automatic differentiation variational inference. JMLR 18(14).
-
-    Examples
-    --------
-    >>> import pymc as pm
-    >>> import pymc_vi_ext as vix
-    >>> with pm.Model():
-    ...     x = pm.MvNormal("x", [0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]])
-    ...     approx = vix.FullRankADVI(random_seed=1).fit(5000, progressbar=False)
-    >>> round(float(approx.cov.eval()[0, 1]), 1)
-    0.8
-    """
-
-    def __init__(self, *, model: pm.Model | None = None, random_seed: Any = None, **kwargs: Any):
-        model = continuous_model(model, "FullRankADVI")
-        with python_only():
-            super().__init__(model=model, random_seed=random_seed, **kwargs)
+            super().__init__(
+                model=model, random_seed=random_seed, start=start, start_sigma=start_sigma
+            )
         self.objective = PathELBO(self.approx)(None)
         self.seed = random_seed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pymc as pm
@@ -24,17 +26,18 @@ from pymc_vi_ext.approximations import LowRankGroup, OneGroup, family_of
 from pymc_vi_ext.approximations.gaussians import kind_of
 from pymc_vi_ext.callbacks.matched import MatchedStop
 from pymc_vi_ext.engine.density import LogDensity
-from pymc_vi_ext.inference._base import EngineFit, continuous_model
-from pymc_vi_ext.inference._matching import STEPS, Batch
-from pymc_vi_ext.modes import find_mode, within_reach
+from pymc_vi_ext.inference._matching import Batch, full_rank, low_rank
+from pymc_vi_ext.inference.base import EngineMethod, continuous_model
+from pymc_vi_ext.method import BatchOptions
+from pymc_vi_ext.modes import MOST_CURVED, find_mode, within_reach
+from pymc_vi_ext.options import Options as AnyOptions
+from pymc_vi_ext.options import option
 from pymc_vi_ext.python_only import python_only
 
 # Draws a step, and for comparing starts.
 _BATCH, _DRAWS_AT_THE_START = 32, 64
 # Steps over which the penalty's weight halves first: smaller, and a far start is never left.
 _SLOWER = 50.0
-# Dimensions up to which the curvature at the mode is asked for.
-_MOST_CURVED = 300
 # Nats a dimension by which the loss may rise in a step, besides its noise: the Gaussian of matched
 # scores is not that of the highest ELBO.
 _RISE = 1.0
@@ -90,7 +93,7 @@ class BaMObjective(ObjectiveFunction):
         step = pytensor.shared(floatX(0.0), "matching_step")
         trust = self.op.trust
         root = pt.sqrt(weights)
-        matched = STEPS[type(group)](
+        matched = self.op.step(
             group,
             Batch(
                 mean=z_mean,
@@ -134,16 +137,38 @@ class BaMObjective(ObjectiveFunction):
 
 
 class _BaMOperator(KL):
-    """Carries what multiplies the weight of the penalty, 1 where all goes well."""
+    """Carries the family's matching step, and what multiplies the weight of the penalty.
+
+    That is 1 where all goes well.
+    """
 
     objective_class = BaMObjective
 
-    def __init__(self, approx: Approximation):
+    def __init__(self, approx: Approximation, step: Callable[..., Any]):
         super().__init__(approx)
+        self.step = step
         self.trust = pytensor.shared(floatX(1.0), "trust")
 
 
-class BaM(EngineFit, Inference):
+@dataclass(frozen=True)
+class BaMOptions(AnyOptions):
+    """Options of batch and match."""
+
+    rank: int | None = option(
+        None,
+        "A covariance of diagonal plus this rank, for many dimensions; None is of full rank.",
+        ge=1,
+    )
+
+
+@dataclass(frozen=True)
+class MatchingOptions(BatchOptions):
+    """Options of matching steps."""
+
+    obj_n_mc: int | None = option(None, "Draws a step; null is 32.", ge=2)
+
+
+class BaM(EngineMethod, Inference):
     r"""Batch and match: a Gaussian whose scores match the posterior's.
 
     Each step draws a batch from the Gaussian, and moves it to the one whose score function is
@@ -160,14 +185,7 @@ class BaM(EngineFit, Inference):
 
     Parameters
     ----------
-    rank : int, optional
-        A covariance of diagonal plus this rank (:class:`~pymc_vi_ext.approximations.LowRankGroup`),
-        for many dimensions; by default of full rank.
-    model : pymc.Model, optional
-        By default the one on the context.
-    random_seed : int, optional
-    start : dict of str to array, optional
-        Starting means, by name of the variables.
+    {parameters}
 
     Raises
     ------
@@ -196,26 +214,38 @@ class BaM(EngineFit, Inference):
     (0.8, True)
     """
 
+    Options: ClassVar[type[AnyOptions]] = BaMOptions
+    FitOptions: ClassVar[type[AnyOptions]] = MatchingOptions
+    options: BaMOptions
+    accepts = frozenset(
+        {"callbacks", "obj_n_mc", "compile_kwargs", "more_updates", "more_replacements"}
+    )
+    refusal = "has no learning rate"
     has_optimizer = False
+    default_draws = _BATCH
 
     def __init__(
         self,
-        rank: int | None = None,
-        *,
+        *given: Any,
         model: pm.Model | None = None,
         random_seed: int | None = None,
         start: Any = None,
+        **options: Any,
     ):
-        model = continuous_model(model, "BaM")
+        self.options = BaMOptions.bind(self.name, given, options)
+        rank = self.options.rank
+        model = continuous_model(model, self.name)
         with python_only():
             if rank is None:
                 approx = FullRank(model=model, random_seed=random_seed, start=start)
             else:
-                options = {"random_seed": random_seed, "start": start, "rank": rank}
-                approx = OneGroup(LowRankGroup(model.free_RVs, model=model, **options))
-            super().__init__(_BaMOperator, approx, None)
+                group = {"random_seed": random_seed, "start": start, "rank": rank}
+                approx = OneGroup(LowRankGroup(model.free_RVs, model=model, **group))
+            super().__init__(
+                _BaMOperator, approx, None, step=full_rank if rank is None else low_rank
+            )
         self.seed = random_seed
-        if start is None and self.approx.ddim <= _MOST_CURVED:
+        if start is None and self.approx.ddim <= MOST_CURVED:
             self._start_at_the_mode()
 
     def _start_at_the_mode(self) -> None:
@@ -241,12 +271,6 @@ class BaM(EngineFit, Inference):
         if not elbos[0] > elbos[1]:
             family_of(group).set_gaussian(mode.point, mode.cov)
 
-    def stopping_rule(self) -> MatchedStop:
-        """Return the rule behind ``convergence="default"``."""
+    def default_rule(self) -> MatchedStop:
+        """Return averages over two stretches of steps, compared."""
         return MatchedStop(trust=self.objective.op.trust)
-
-    def fit(
-        self, n: int = 1_000, *args: Any, obj_n_mc: int = _BATCH, **kwargs: Any
-    ) -> Approximation:
-        """As :meth:`ADVI.fit`, with `obj_n_mc` draws a step."""
-        return super().fit(n, *args, obj_n_mc=obj_n_mc, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,25 @@ from pymc_vi_ext.approximations import families_of
 from pymc_vi_ext.objectives.elbo import PathELBO
 
 
+class Objective(ABC):
+    """What a fit may minimise: it makes PyMC's operator for an approximation.
+
+    A frozen dataclass of numbers, so that two that are equal mean the same steps.
+    """
+
+    @abstractmethod
+    def operator(self, approx: Approximation) -> KL:
+        """Return PyMC's operator.
+
+        Raises
+        ------
+        ParametrizationError
+            If a group of `approx` has not what it needs.
+        """
+
+
 @dataclass(frozen=True)
-class ELBO:
+class ELBO(Objective):
     r"""The evidence lower bound, :math:`E_q[\log p(y, z) - \log q(z)]`.
 
     Parameters
@@ -56,7 +74,7 @@ class ELBO:
 
 
 @dataclass(frozen=True)
-class Renyi:
+class Renyi(Objective):
     r"""The variational Rényi bound on `K` draws.
 
     .. math::
@@ -152,7 +170,7 @@ class ImportanceWeighted(Renyi):
 
 
 @dataclass(frozen=True)
-class Tempered:
+class Tempered(Objective):
     r"""The ELBO of a tempered posterior, :math:`p^{\beta_t}`, that ends at the posterior.
 
     :math:`\beta_t` rises geometrically from `first` to 1 over `steps` steps: modes are found
@@ -213,7 +231,8 @@ class _EntropyELBO(KL):
 
     def apply(self, f: Any) -> pt.TensorVariable:
         approx = self.approx
-        entropy = sum(family.entropy() for family in families_of(approx))
+        entropies: list[Any] = [family.entropy() for family in families_of(approx)]
+        entropy = sum(entropies)
         return -self.logp_norm - entropy / approx.symbolic_normalizing_constant
 
 

@@ -16,6 +16,7 @@ import pymc_vi_ext as vix
 from pymc_vi_ext.approximations.parameters import flat_parameters, moments, set_parameters
 from pymc_vi_ext.callbacks import CheckParametersConvergence, EarlyStopping, IterateRhat
 from pymc_vi_ext.callbacks._statistics import split_rhat, standard_error
+from pymc_vi_ext.optimizers import AnnealedAdam, Given, Optimizer
 from pymc_vi_ext.schedules import constant, cosine
 
 MODE = Mode(linker="py", optimizer="fast_compile")
@@ -228,18 +229,20 @@ def test_a_falling_rate_is_refused():
     with pytest.raises(ValueError, match="needs a constant learning rate"):
         IterateRhat(learning_rate=falling)
     IterateRhat(learning_rate=constant(0.1))
-    for optimizer in (SimpleNamespace(decays=True), pm.adam(learning_rate=falling)):
+    for optimizer in (AnnealedAdam(), Given(pm.adam(learning_rate=falling))):
         approx = fake()
-        approx.fit_state = SimpleNamespace(optimizer=optimizer)
+        approx.fit_state = SimpleNamespace(optimizer=optimizer, rate_scale=pytensor.shared(1.0))
         with pytest.raises(ValueError, match="needs a constant learning rate"):
             IterateRhat(every=1)(approx, None, 1)
-    approx.fit_state.optimizer = pm.adam(learning_rate=0.1)
-    IterateRhat(every=1)(approx, None, 1)
+    approx.fit_state.optimizer = Given(pm.adam(learning_rate=0.1))
+    rule = IterateRhat(every=1)
+    rule(approx, None, 1)
+    assert rule._filled == 1
 
 
 def test_iterates_of_another_rate_are_forgotten():
     approx = fake()
-    approx.fit_state = SimpleNamespace(rate_scale=pytensor.shared(1.0))
+    approx.fit_state = SimpleNamespace(optimizer=Optimizer(), rate_scale=pytensor.shared(1.0))
     rule = IterateRhat(every=1)
     for i in range(1, 11):
         rule(approx, None, i)

@@ -13,7 +13,6 @@ from pytensor.link.jax.dispatch import jax_funcify
 from pytensor.tensor.elemwise import Elemwise
 
 import pymc_vi_ext as vix
-import pymc_vi_ext.loop as loop_module
 
 from pymc_vi_ext.engine import StepProgram, jax_loop, make_loop
 from pymc_vi_ext.engine.jax_step import UnsupportedOpError, jax_step
@@ -307,8 +306,8 @@ def test_running_ahead_shows_each_state_and_goes_back(every):
         shown.clear()
         inference = vix.ADVI(model=MODELS["minibatch"](), random_seed=1)
         inference.fit(3, **QUIET)  # compiles; no callbacks
-        session = loop_module._sessions[inference]
-        session.loop._ahead = ahead
+        session = inference.session
+        session.prepared.loop._ahead = ahead
         inference.fit(30, callbacks=[Callback(stop)], random_seed=5, **QUIET)
         stopped = list(shown)
         inference.state = inference.state._replace(callbacks=[])

@@ -1,0 +1,278 @@
+"""What the package's methods share: PyMC's ``fit`` and ``refine`` over the package's loop."""
+
+from __future__ import annotations
+
+import inspect
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pymc as pm
+
+from pymc.model import modelcontext
+from pymc.progress_bar import default_progress_theme
+from pymc.variational.inference import Inference, KLqp, State
+from pymc.variational.opvi import (
+    Approximation,
+    Group,
+    ObjectiveFunction,
+    ParametrizationError,
+)
+from pymc.vartypes import discrete_types
+
+from pymc_vi_ext.approximations import OneGroup
+from pymc_vi_ext.callbacks import Rule, StagedStop
+from pymc_vi_ext.engine import StepProgram, make_loop
+from pymc_vi_ext.loop import Call, fit_method, refine_method
+from pymc_vi_ext.method import PYMC_OPTIONS, Method, Prepared, Request
+from pymc_vi_ext.objectives import ELBO, Objective, PathELBO, Tempered
+from pymc_vi_ext.optimizers import AnnealedAdam, Given, Optimizer, WhitenedAdam
+from pymc_vi_ext.python_only import python_only
+from pymc_vi_ext.results import NEGATIVE_ELBO
+
+
+class LoopMethod(Method):
+    """A method whose ``fit`` and ``refine`` are the package's loop, with PyMC's arguments.
+
+    Attributes
+    ----------
+    default_convergence : str or None
+        Of :meth:`fit`, where :func:`pymc.fit` calls it: None takes exactly `n` steps, as PyMC does.
+    """
+
+    default_convergence: ClassVar[str | None] = None
+
+    def fit(
+        self,
+        n: int = 10_000,
+        score: bool | None = None,
+        callbacks: Sequence[Any] | None = None,
+        progressbar: bool = True,
+        progressbar_theme: Any = default_progress_theme,
+        *,
+        backend: str | None = "auto",
+        include_transformed: bool = False,
+        random_seed: int | None = None,
+        **options: Any,
+    ) -> Approximation:
+        """Fit from the present parameters; see :func:`pymc_vi_ext.fit` for the options.
+
+        A second call with the same options compiles nothing.
+        """
+        call = Call(
+            callbacks=list(callbacks or ()),
+            progressbar=progressbar,
+            theme=progressbar_theme,
+            include_transformed=include_transformed,
+            random_seed=random_seed,
+        )
+        options.setdefault("convergence", self.default_convergence)
+        return fit_method(self, n, call, score=score, backend=backend, **options)
+
+    def refine(
+        self, n: int, progressbar: bool = True, progressbar_theme: Any = default_progress_theme
+    ) -> None:
+        """Take `n` more steps from where the last fit stopped: same program, same callbacks."""
+        refine_method(self, n, Call(progressbar=progressbar, theme=progressbar_theme))
+
+
+class EngineMethod(LoopMethod):
+    """A method whose step PyMC writes as a graph, which the package's engines run.
+
+    Stands before the PyMC class among the bases. What it minimises is PyMC's ``objective``, whose
+    ``updates`` are the step.
+
+    Attributes
+    ----------
+    has_optimizer : bool
+        Whether the step follows a gradient.
+    annealed_rate : float
+        Learning rate at the first of exactly `n` steps.
+    """
+
+    accepts: ClassVar[frozenset[str]] = PYMC_OPTIONS | {
+        *("callbacks", "obj_n_mc", "obj_optimizer", "learning_rate", "compile_kwargs")
+    }
+    has_optimizer: ClassVar[bool] = True
+    annealed_rate: ClassVar[float] = 0.05
+    # What it minimises by itself, and in place of that, by the object that said so.
+    _own_objective: ObjectiveFunction | None = None
+    _objectives: Mapping[Objective, ObjectiveFunction] | None = None
+
+    @property
+    def loss_name(self) -> str:
+        """The negative ELBO; of Stein methods, which do without log q, the discrepancy."""
+        return NEGATIVE_ELBO if self.objective.op.require_logq else "KSD"
+
+    @property
+    def scored(self) -> bool:
+        """Whether PyMC's operator returns a loss."""
+        return bool(self.objective.op.returns_loss)
+
+    def default_rule(self) -> Rule:
+        """Return stages of falling rate until averages agree."""
+        return StagedStop()
+
+    def prepare(self, request: Request) -> Prepared:
+        """Write the step as a program, and compile it."""
+        options = dict(request.more)
+        draws = self.default_draws if request.obj_n_mc is None else request.obj_n_mc
+        if draws is not None:
+            options["obj_n_mc"] = draws
+        optimizer = self._optimizer(request) if self.has_optimizer else Optimizer()
+        if self.has_optimizer:
+            options["obj_optimizer"] = optimizer
+        if request.rule is not None:
+            more = options.get("more_updates") or {}
+            options["more_updates"] = {**more, **request.rule.updates(self.approx)}
+        program = StepProgram.from_inference(self, score=request.scored, **options)
+        loop = make_loop(program, request.backend, request.compile_kwargs)
+        return Prepared(program, loop, optimizer)
+
+    def _optimizer(self, request: Request) -> Optimizer:
+        given, rate = request.obj_optimizer, request.learning_rate
+        if given is not None:
+            return given if isinstance(given, Optimizer) else Given(given)
+        if request.rule is not None:
+            return WhitenedAdam(self.approx, **({} if rate is None else {"learning_rate": rate}))
+        return AnnealedAdam(
+            self.annealed_rate if rate is None else rate, average=not self.approx.any_histograms
+        )
+
+    def minimise(self, objective: Objective) -> None:
+        """Take `objective` in place of its own; the same object again is the same program."""
+        own = self._own_objective or self.objective
+        self._own_objective = own
+        self.tempered_steps = objective.steps if isinstance(objective, Tempered) else 0
+        if objective == ELBO():
+            self.objective = own
+            return
+        made = dict(self._objectives or {})
+        if objective not in made:
+            made[objective] = self._objective_of(objective, own)
+        self._objectives = made
+        self.objective = made[objective]
+
+    def _objective_of(self, objective: Objective, own: ObjectiveFunction) -> ObjectiveFunction:
+        if not isinstance(own.op, PathELBO):
+            super().minimise(objective)
+        return objective.operator(self.approx)(None)
+
+
+class FamilyMethod(EngineMethod, KLqp):
+    """ADVI over one group of a family: minimises the negative ELBO.
+
+    A subclass names its options and how they make the group.
+    """
+
+    def __init__(
+        self,
+        *given: Any,
+        model: pm.Model | None = None,
+        random_seed: int | None = None,
+        start: Any = None,
+        **options: Any,
+    ):
+        self.options = type(self).Options.bind(self.name, given, options)
+        model = continuous_model(model, self.name)
+        with python_only():
+            group = self.group(model.free_RVs, model, random_seed, start)
+            super().__init__(OneGroup(group))
+        self.objective = PathELBO(self.approx)(None)
+        self.seed = random_seed
+
+    def group(self, variables: Any, model: pm.Model, random_seed: int | None, start: Any) -> Group:
+        """Return the group of all `variables`, for the options of this method."""
+        raise NotImplementedError
+
+
+class PyMCMethod(EngineMethod):
+    """One of PyMC's own inference objects, a ``KLqp`` over groups for instance, as a method.
+
+    Parameters
+    ----------
+    inference : pymc.Inference
+    """
+
+    takes_start = False
+
+    def __init__(self, inference: Inference):
+        self.inference = inference
+        # Methods of PyMC's that want many draws say so in the signature of their own `fit`.
+        draws = inspect.signature(inference.fit).parameters.get("obj_n_mc")
+        self.default_draws = None if draws is None else draws.default
+
+    @property
+    def name(self) -> str:
+        """Name of PyMC's class."""
+        return type(self.inference).__name__
+
+    @property
+    def approx(self) -> Approximation:
+        """The approximation of the inference."""
+        return self.inference.approx
+
+    @property
+    def objective(self) -> ObjectiveFunction:
+        """What the inference minimises."""
+        return self.inference.objective
+
+    @objective.setter
+    def objective(self, objective: ObjectiveFunction) -> None:
+        self.inference.objective = objective
+
+    @property
+    def hist(self) -> np.ndarray:
+        """Losses of all fits of the inference."""
+        hist: np.ndarray = self.inference.hist
+        return hist
+
+    @hist.setter
+    def hist(self, hist: np.ndarray) -> None:
+        self.inference.hist = hist
+
+    @property
+    def state(self) -> State | None:
+        """What PyMC's ``refine`` goes on from."""
+        return self.inference.state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self.inference.state = state
+
+
+def method_of(inference: Inference) -> Method:
+    """Return what the package fits `inference` by: itself, or what adopts one of PyMC's own."""
+    if isinstance(inference, Method):
+        return inference
+    if "_adopted" not in vars(inference):
+        inference._adopted = PyMCMethod(inference)
+    adopted: Method = inference._adopted
+    return adopted
+
+
+def continuous_model(model: pm.Model | None, method: str) -> pm.Model:
+    """Return `model`, or the one on the context, if `method` can fit it.
+
+    Raises
+    ------
+    TypeError
+        If the model has no free variables.
+    ParametrizationError
+        If a free variable is discrete, naming it.
+    """
+    model = modelcontext(model)
+    if not model.free_RVs:
+        raise TypeError(
+            f"{method} has nothing to fit: the model has no free variables (all are observed, or "
+            "none was added)."
+        )
+    discrete = [rv.name for rv in model.free_RVs if rv.type.dtype in discrete_types]
+    if discrete:
+        raise ParametrizationError(
+            f"{method} needs continuous variables, and {', '.join(discrete)} "
+            f"{'is' if len(discrete) == 1 else 'are'} discrete: marginalise "
+            "(pymc_extras.marginalize) or use pm.sample."
+        )
+    return model
