@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -68,16 +66,6 @@ def print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]])
         if row["note"]:
             name = f"{row['method']} (seed {row['seed']})" if several_seeds else row["method"]
             console.print(Text.assemble((f"{name}: ", "bold"), row["note"]), soft_wrap=True)
-
-
-def dashboard(tracking_uri: str) -> str:
-    """Return the command, or the address, that opens the dashboard."""
-    if tracking_uri.startswith(("http://", "https://")):
-        return tracking_uri
-    mlflow = Path(sys.executable).with_name("mlflow")
-    if mlflow.is_relative_to(Path.cwd()):
-        mlflow = mlflow.relative_to(Path.cwd())
-    return f"{mlflow} ui --backend-store-uri {tracking_uri}"
 
 
 def _number(row: Mapping[str, Any], keys: tuple[str, ...], form: str) -> str:

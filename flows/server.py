@@ -47,7 +47,7 @@ def server() -> Iterator[str]:
         process.wait()
 
 
-def _wait(process: subprocess.Popen, url: str) -> None:
+def _wait(process: subprocess.Popen[bytes], url: str) -> None:
     deadline = time.monotonic() + _STARTUP_S
     while time.monotonic() < deadline and process.poll() is None:
         try:

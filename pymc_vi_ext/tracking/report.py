@@ -10,18 +10,18 @@ from pymc_vi_ext.comparison import Comparison, MethodResult, Status
 from pymc_vi_ext.comparison.scores import KEYS, score
 from pymc_vi_ext.plots import block_means, plot_kde
 from pymc_vi_ext.plots._style import to_image
-from pymc_vi_ext.tracking.tracker import Execution, RunStatus, Tracker
+from pymc_vi_ext.tracking.tracker import Execution, RunStatus, RunTracker
 
 # Variables that get an image of their own in each run.
 _MAX_IMAGES = 12
 
 
-def report_result(tracker: Tracker, run_id: str, result: MethodResult, folder: Path) -> None:
+def report_result(tracker: RunTracker, run_id: str, result: MethodResult, folder: Path) -> None:
     """Record one run as far as it is known without the others, and close it if it failed.
 
     Parameters
     ----------
-    tracker : Tracker
+    tracker : RunTracker
     run_id : str
     result : MethodResult
     folder : Path
@@ -50,12 +50,12 @@ def report_result(tracker: Tracker, run_id: str, result: MethodResult, folder: P
     tracker.log_file(run_id, folder / "posterior.nc")
 
 
-def report_comparison(tracker: Tracker, execution: Execution, comparison: Comparison) -> None:
+def report_comparison(tracker: RunTracker, execution: Execution, comparison: Comparison) -> None:
     """Record scores and figures of all runs, and close those that are open, parent last.
 
     Parameters
     ----------
-    tracker : Tracker
+    tracker : RunTracker
     execution : Execution
         Its children are the results of the comparison, in their order.
     comparison : Comparison

@@ -14,7 +14,6 @@ from pymc_vi_ext.comparison import MethodResult, Status, summarise
 from pymc_vi_ext.comparison.scores import KEYS
 from pymc_vi_ext.comparison.storage import save_result
 from pymc_vi_ext.tracking import MlflowTracker, report_comparison, report_result
-from pymc_vi_ext.tracking.mlflow_tracker import absolute_uri
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -75,7 +74,7 @@ def stored(results, uri, tmp_path_factory):
     tracker = MlflowTracker(uri)
     execution = tracker.begin("a comparison", [r.label for r in results], {"model": "none"})
     write(tracker, execution, results, tmp_path_factory.mktemp("results"))
-    return MlflowClient(absolute_uri(uri)), execution
+    return MlflowClient(MlflowTracker.absolute_uri(uri)), execution
 
 
 def artifacts(client, run_id, folder=None):
@@ -190,8 +189,9 @@ def test_folders_are_refused_with_a_sentence(bad):
 
 def test_relative_databases_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert absolute_uri("sqlite:///runs/mlflow.db") == f"sqlite:///{tmp_path}/runs/mlflow.db"
-    assert absolute_uri("http://localhost:5000") == "http://localhost:5000"
+    uri = MlflowTracker.absolute_uri("sqlite:///runs/mlflow.db")
+    assert uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert MlflowTracker.absolute_uri("http://localhost:5000") == "http://localhost:5000"
 
 
 def test_names_of_variables_that_mlflow_refuses_are_replaced(uri, tmp_path):
