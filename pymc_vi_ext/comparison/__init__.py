@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pymc_vi_ext.comparison.methods import METHODS, MethodSpec, make_spec
+from pymc_vi_ext.comparison.metrics import METRICS, Metric, Scored
 from pymc_vi_ext.comparison.runner import (
     Comparison,
     ReferenceWarning,
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHODS",
+    "METRICS",
     "Comparison",
     "ComparisonConfig",
     "ConfigError",
     "MethodResult",
     "MethodSpec",
+    "Metric",
     "ReferenceWarning",
+    "Scored",
     "Status",
     "compare",
     "load_config",

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pymc_vi_ext.comparison import MethodResult, Status, summarise
-from pymc_vi_ext.comparison.scores import KEYS
+from pymc_vi_ext.comparison import METRICS, MethodResult, Status, summarise
 from pymc_vi_ext.comparison.storage import save_result
 from pymc_vi_ext.tracking import MlflowTracker, report_comparison, report_result
 
@@ -95,7 +94,7 @@ def test_a_parent_with_a_child_per_run_in_the_experiment_of_the_comparison(store
 def test_every_child_has_the_same_metric_keys(stored):
     client, execution = stored
     for run_id in execution.children:
-        assert set(client.get_run(run_id).data.metrics) == set(KEYS)
+        assert set(client.get_run(run_id).data.metrics) == set(METRICS)
 
 
 def test_metrics_have_the_values_of_the_table(stored, results):
@@ -103,7 +102,7 @@ def test_metrics_have_the_values_of_the_table(stored, results):
     table = summarise(results, "nuts").table
     for run_id, (_, row) in zip(execution.children, table.iterrows(), strict=True):
         metrics = client.get_run(run_id).data.metrics
-        keys = [key for key in KEYS if key != "fit/elbo"]
+        keys = [key for key in METRICS if key != "fit/elbo"]
         np.testing.assert_allclose([metrics[k] for k in keys], [row[k] for k in keys])
 
 
