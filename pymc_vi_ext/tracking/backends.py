@@ -44,10 +44,10 @@ def _mlflow(what: str) -> Backend:
 BACKENDS: dict[str, Backend] = {
     "sqlite": _mlflow("MLflow in a file, sqlite:///runs/mlflow.db"),
     "http": _mlflow("a server of MLflow, http://localhost:5000"),
-    "https": _mlflow("the same"),
+    "https": _mlflow("a server of MLflow"),
     "postgresql": _mlflow("MLflow in a database, postgresql://user@host/name"),
-    "mysql": _mlflow("the same"),
-    "mssql": _mlflow("the same"),
+    "mysql": _mlflow("MLflow in a database"),
+    "mssql": _mlflow("MLflow in a database"),
     "jsonl": Backend(
         "pymc_vi_ext.tracking.jsonl_tracker",
         "JsonlTracker",
