@@ -11,10 +11,10 @@ import typer
 
 from rich.console import Console
 
-from flows.display import dashboard, print_table
+from pymc_vi_ext.tracking import BACKENDS, DEFAULT_URI, URI_VARIABLE, absolute_uri, open_tracker
 
 app = typer.Typer(
-    help="Compare inference methods on a model, with Prefect and MLflow.",
+    help="Compare inference methods on a model, with Prefect, and keep what they give.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -27,16 +27,18 @@ AllowCode = Annotated[
 TrackingUri = Annotated[
     str,
     typer.Option(
-        envvar="MLFLOW_TRACKING_URI", help="Where MLflow keeps the runs: a database or a server."
+        envvar=URI_VARIABLE,
+        help="Where the runs are kept: "
+        + "; ".join(f"{scheme}: {backend.what}" for scheme, backend in BACKENDS.items())
+        + ".",
     ),
 ]
-_TRACKING_URI = "sqlite:///runs/mlflow.db"
 _BAD_INPUT, _METHOD_FAILED = 2, 1
 
 
 @app.command()
 def compare(
-    config: Config, tracking_uri: TrackingUri = _TRACKING_URI, allow_code: AllowCode = False
+    config: Config, tracking_uri: TrackingUri = DEFAULT_URI, allow_code: AllowCode = False
 ) -> None:
     """Run a comparison now. Exit status 1 if a method failed, 2 if the input is wrong."""
     console = Console()
@@ -46,6 +48,7 @@ def compare(
     with console.status(f"Comparing methods on {name} ..."):
         from flows.compare import MethodsFailed
         from flows.compare import compare as compare_flow
+        from flows.display import print_table
 
         try:
             # Typed as the state that it returns; called like this, Prefect unwraps it.
@@ -54,8 +57,9 @@ def compare(
         except MethodsFailed as error:
             report, failed = error.report, True
     print_table(console, name, report["table"])
-    console.print("\nDashboard, with figures and posteriors:")
-    console.print(f"  {dashboard(tracking_uri)}", soft_wrap=True, highlight=False, style="bold")
+    console.print("\nFigures and posteriors:")
+    where = open_tracker(tracking_uri).dashboard()
+    console.print(f"  {where}", markup=False, soft_wrap=True, highlight=False, style="bold")
     if failed:
         raise typer.Exit(_METHOD_FAILED)
 
@@ -79,7 +83,7 @@ def validate(config: Config, allow_code: AllowCode = False) -> None:
 def serve(
     config: Config,
     cron: Annotated[str, typer.Option(help='When to run, such as "0 3 * * *": daily at 3.')],
-    tracking_uri: TrackingUri = _TRACKING_URI,
+    tracking_uri: TrackingUri = DEFAULT_URI,
     allow_code: AllowCode = False,
 ) -> None:
     """Run a comparison on a schedule, until interrupted."""
@@ -95,7 +99,7 @@ def serve(
         _refuse(ValueError(f"The schedule {cron!r} is not a cron expression, such as '0 3 * * *'."))
     with server() as url:
         typer.echo(f"{name}: runs at {cron!r}, until Ctrl-C; Prefect: {url.removesuffix('/api')}")
-        typer.echo(f"Dashboard: {dashboard(tracking_uri)}")
+        typer.echo(f"Figures and posteriors: {open_tracker(tracking_uri).dashboard()}")
         compare_flow.serve(
             name=name,
             cron=cron,
@@ -111,7 +115,6 @@ def serve(
 def _check(config: Path, tracking_uri: str, allow_code: bool) -> tuple[str, str]:
     """Return name of the comparison and absolute tracking URI, or leave with one sentence."""
     from pymc_vi_ext.comparison.config import ConfigError, build_model, load_config
-    from pymc_vi_ext.tracking.mlflow_tracker import absolute_uri
 
     try:
         parsed = load_config(config, allow_code=allow_code)

@@ -12,9 +12,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas import State
 from prefect.states import Completed, Failed
 
 from pymc_vi_ext.comparison import MethodSpec, ReferenceWarning, Status, run_method, summarise
@@ -22,8 +21,8 @@ from pymc_vi_ext.comparison.config import build_model, config_type, load_config
 from pymc_vi_ext.comparison.storage import load_result, save_result
 from pymc_vi_ext.tracking import (
     Execution,
-    MlflowTracker,
     RunStatus,
+    open_tracker,
     report_comparison,
     report_result,
 )
@@ -39,9 +38,9 @@ class MethodsFailed(Exception):
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def begin(config: dict[str, Any], text: str, tracking_uri: str) -> dict[str, Any]:
-    """Create the MLflow runs; return their ids."""
+    """Create the runs in the tracker; return their ids."""
     parsed = config_type().model_validate(config)
-    tracker = MlflowTracker(tracking_uri)
+    tracker = open_tracker(tracking_uri)
     names = [f"{spec.label} seed {seed}" for spec in parsed.specs() for seed in parsed.seeds]
     execution = tracker.begin(parsed.name, names, {"model": parsed.model})
     settings = {
@@ -73,7 +72,7 @@ def run(
     model = build_model(parsed, path, allow_code=allow_code)
     result = run_method(model, spec, seed, parsed.draws)
     save_result(result, folder)
-    report_result(MlflowTracker(tracking_uri), run_id, result, Path(folder))
+    report_result(open_tracker(tracking_uri), run_id, result, Path(folder))
     if result.status is Status.FAILED:
         return Failed(message=result.reason)
     return Completed()
@@ -90,20 +89,20 @@ def score(
         warnings.simplefilter("ignore", ReferenceWarning)
         comparison = summarise([load_result(folder) for folder in folders], parsed.reference)
     execution = Execution(ids["parent"], tuple(ids["children"]))
-    report_comparison(MlflowTracker(tracking_uri), execution, comparison)
+    report_comparison(open_tracker(tracking_uri), execution, comparison)
     return {"table": comparison.table.reset_index().to_dict(orient="records"), **ids}
 
 
 @flow(name="compare", persist_result=False)
 def compare(config: str, tracking_uri: str, allow_code: bool = False) -> State:
-    """Run the comparison that a YAML file describes and keep it in MLflow.
+    """Run the comparison that a YAML file describes and keep it in a tracker.
 
     Parameters
     ----------
     config : str
         Path of the configuration.
     tracking_uri : str
-        MLflow's, such as ``sqlite:////home/me/runs/mlflow.db``.
+        Of any backend in :data:`pymc_vi_ext.tracking.BACKENDS`, absolute.
     allow_code : bool
         Whether the model may be code outside the zoo.
 
@@ -146,7 +145,7 @@ def compare(config: str, tracking_uri: str, allow_code: bool = False) -> State:
             open_runs.clear()
     finally:
         for run_id in open_runs:
-            MlflowTracker(tracking_uri).end(run_id, RunStatus.KILLED)
+            open_tracker(tracking_uri).end(run_id, RunStatus.KILLED)
     failed = dict.fromkeys(
         row["method"] for row in report["table"] if row["status"] == Status.FAILED.value
     )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -15,32 +13,18 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-# heading, keys that are added up, format
-_COLUMNS = (
-    ("ELBO", ("diag/elbo",), ".3f"),
-    ("k-hat", ("diag/khat",), ".2f"),
-    ("R-hat", ("diag/rhat_max",), ".2f"),
-    ("error", ("compare/mean_error_sd_max",), ".3f"),
-    ("sd", ("compare/sd_ratio_worst",), ".3f"),
-    ("W1", ("compare/wasserstein_mean",), ".3f"),
-    ("overlap", ("compare/kde_overlap_min",), ".2f"),
-    ("compile s", ("time/compile_s",), ".1f"),
-    ("run s", ("time/fit_s", "time/sample_s"), ".1f"),
-)
-_CAPTION = (
-    "ELBO in nats. Against the reference, over all elements: largest error of a mean in reference "
-    "sds, sd ratio furthest from 1, mean 1-Wasserstein distance in sds, least overlap of densities."
-)
+from pymc_vi_ext.comparison import METRICS, Metric
 
 
 def print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the scores, a row per (method, seed), and the notes below."""
+    """Print the metrics that have a heading, a row per (method, seed), and the notes below."""
+    shown = [metric for metric in METRICS.values() if metric.heading]
     several_seeds = len({row["seed"] for row in rows}) > 1
     table = Table(
         title=title,
         title_style="bold",
         title_justify="left",
-        caption=_CAPTION,
+        caption=_caption(shown),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -48,8 +32,8 @@ def print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]])
     table.add_column("method", no_wrap=True)
     if several_seeds:
         table.add_column("seed", justify="right", no_wrap=True)
-    for heading, _, _ in _COLUMNS:
-        table.add_column(heading, justify="right", no_wrap=True)
+    for metric in shown:
+        table.add_column(metric.heading, justify="right", no_wrap=True)
     for row in rows:
         failed = row["status"] != "FINISHED"
         cells = [Text(str(row["method"]), style="bold red" if failed else "bold")]
@@ -58,7 +42,7 @@ def print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]])
         if failed:
             cells.append(Text("FAILED", style="bold red"))
         else:
-            cells += [Text(_number(row, keys, form)) for _, keys, form in _COLUMNS]
+            cells += [Text(_number(row[metric.key], metric.format)) for metric in shown]
         table.add_row(*cells)
     # rich would shorten the numbers to fit a narrow terminal; better that the lines wrap.
     needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
@@ -70,16 +54,9 @@ def print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]])
             console.print(Text.assemble((f"{name}: ", "bold"), row["note"]), soft_wrap=True)
 
 
-def dashboard(tracking_uri: str) -> str:
-    """Return the command, or the address, that opens the dashboard."""
-    if tracking_uri.startswith(("http://", "https://")):
-        return tracking_uri
-    mlflow = Path(sys.executable).with_name("mlflow")
-    if mlflow.is_relative_to(Path.cwd()):
-        mlflow = mlflow.relative_to(Path.cwd())
-    return f"{mlflow} ui --backend-store-uri {tracking_uri}"
+def _caption(shown: Sequence[Metric]) -> str:
+    return "; ".join(f"{metric.heading}: {metric.caption}" for metric in shown) + "."
 
 
-def _number(row: Mapping[str, Any], keys: tuple[str, ...], form: str) -> str:
-    values = [row[key] for key in keys if not math.isnan(row[key])]
-    return format(sum(values), form) if values else "-"
+def _number(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)

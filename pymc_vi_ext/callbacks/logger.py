@@ -20,8 +20,8 @@ class TrackerLogger(Callback):
 
     Parameters
     ----------
-    tracker : pymc_vi_ext.tracking.Tracker
-        The store, :class:`pymc_vi_ext.tracking.MlflowTracker` for instance.
+    tracker : pymc_vi_ext.tracking.RunTracker
+        The store, as :func:`pymc_vi_ext.tracking.open_tracker` gives it.
     run_id : str
         The run in it to write to.
     values : Tracker, optional
@@ -52,7 +52,7 @@ class TrackerLogger(Callback):
 
     def __init__(
         self,
-        tracker: tracking.Tracker,
+        tracker: tracking.RunTracker,
         run_id: str,
         values: Tracker | None = None,
         every: int = 1000,

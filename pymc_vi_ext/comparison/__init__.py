@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pymc_vi_ext.comparison.methods import SAMPLERS, MethodSpec, make_spec, runnable_names
+from pymc_vi_ext.comparison.metrics import METRICS, Metric, Scored
 from pymc_vi_ext.comparison.runner import (
     Comparison,
     ReferenceWarning,
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
     from pymc_vi_ext.comparison.config import ComparisonConfig, ConfigError, load_config
 
 __all__ = [
+    "METRICS",
     "SAMPLERS",
     "Comparison",
     "ComparisonConfig",
     "ConfigError",
     "MethodResult",
     "MethodSpec",
+    "Metric",
     "ReferenceWarning",
+    "Scored",
     "Status",
     "compare",
     "load_config",

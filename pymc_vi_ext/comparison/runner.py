@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pymc as pm
 import xarray as xr
 
 from pymc_vi_ext.comparison.methods import MethodSpec, make_spec, negative_elbos, runnable
-from pymc_vi_ext.comparison.scores import NAN, divergences, rhat_max, score
+from pymc_vi_ext.comparison.metrics import score
 from pymc_vi_ext.comparison.types import MethodResult, Status
+from pymc_vi_ext.diagnostics import divergences, rhat_max
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,8 +41,9 @@ class Comparison:
         One per (method, seed), in the order in which they ran.
     table : pandas.DataFrame
         One row per result, indexed by ``method`` (label) and ``seed``: ``status``, the metrics of
-        :data:`pymc_vi_ext.comparison.scores.KEYS` (seconds, nats, reference standard deviations)
-        and ``note``, what a reader should know before trusting the row.
+        :data:`pymc_vi_ext.comparison.METRICS` (seconds, nats, reference standard deviations) and
+        ``note``, what a reader should know before trusting the row: why a metric could not be
+        computed, for instance.
     reference : xarray.DataTree or None
         The posterior that the distances are measured to.
     reference_name : str
@@ -287,7 +290,7 @@ def summarise(results: Sequence[MethodResult], reference: str | xr.DataTree | No
         datatree, problem = reference, ""
         label = "reference" if reference is not None else ""
     # Particles and draws of an approximation come as one chain, which has no R-hat.
-    rhat = rhat_max(datatree) if datatree is not None else NAN
+    rhat = rhat_max(datatree) if datatree is not None else float("nan")
     if rhat > RHAT_LIMIT:
         problem = f"R-hat {rhat:.2f} > {RHAT_LIMIT}, its chains disagree"
     if problem:
@@ -296,16 +299,13 @@ def summarise(results: Sequence[MethodResult], reference: str | xr.DataTree | No
             ReferenceWarning,
             stacklevel=2,
         )
-    rows = [
-        {
-            "method": result.label,
-            "seed": result.seed,
-            "status": result.status.value,
-            **score(result, datatree),
-            "note": _note(result, result is source, problem),
-        }
-        for result in results
-    ]
+    reference_gaps = _not_finite(datatree)
+    rows = []
+    for result in results:
+        scores, reasons = score(result, datatree)
+        fields = {"method": result.label, "seed": result.seed, "status": result.status.value}
+        note = _note(result, result is source, problem, reference_gaps, reasons)
+        rows.append({**fields, **scores, "note": note})
     table = pd.DataFrame(rows).set_index(["method", "seed"])
     comparison = Comparison(tuple(results), table, datatree, label)
     if source is None:
@@ -314,9 +314,11 @@ def summarise(results: Sequence[MethodResult], reference: str | xr.DataTree | No
     return dataclasses.replace(comparison, reference_name=name)
 
 
-def _note(result: MethodResult, is_reference: bool, problem: str) -> str:
+def _note(
+    result: MethodResult, is_reference: bool, problem: str, reference_gaps: list[str], reasons: str
+) -> str:
     if result.datatree is None:
-        return result.reason
+        return "; ".join(filter(None, [result.reason, reasons]))
     notes = []
     if is_reference:
         notes.append("reference")
@@ -326,4 +328,19 @@ def _note(result: MethodResult, is_reference: bool, problem: str) -> str:
         notes.append("reference not converged")
     if count := divergences(result.datatree):
         notes.append(f"{count} divergences")
-    return "; ".join(notes)
+    if gaps := _not_finite(result.datatree):
+        notes.append(f"not finite: draws of {', '.join(gaps)}")
+    if reference_gaps and not is_reference:
+        notes.append(f"not finite: draws of {', '.join(reference_gaps)} in the reference")
+    return "; ".join(filter(None, [*notes, reasons]))
+
+
+def _not_finite(datatree: xr.DataTree | None) -> list[str]:
+    """Return the variables that metrics leave out, in part at least."""
+    if datatree is None:
+        return []
+    return [
+        str(name)
+        for name, draws in datatree["posterior"].data_vars.items()
+        if not np.isfinite(draws.values.astype(float)).all()
+    ]

@@ -16,7 +16,8 @@ class Distances:
     Each Dataset has the variables that both posteriors share, with the model's dims and without
     chain and draw. An element that is constant in the reference (the fixed corner of a Cholesky
     factor, say) has no scale to measure by and is NaN throughout, as is one with a draw that is
-    not finite. The summaries leave NaNs out.
+    not finite. A single draw has neither a standard deviation nor a density: these are NaN. The
+    summaries leave NaNs out, and are NaN where nothing else is left.
 
     Attributes
     ----------
@@ -74,8 +75,8 @@ def distances(dt: xr.DataTree, reference: xr.DataTree) -> Distances:
     Raises
     ------
     ValueError
-        If the two share no variable, a variable differs in shape, or no element varies in the
-        reference.
+        If the two share no variable, a variable differs in shape, or the reference gives no scale:
+        it has a single draw, or no element that varies and whose draws are finite.
 
     Notes
     -----
@@ -101,7 +102,9 @@ def distances(dt: xr.DataTree, reference: xr.DataTree) -> Distances:
             f"The posteriors share no variable: {sorted(map(str, posterior.data_vars))} against "
             f"{sorted(map(str, reference_posterior.data_vars))} in the reference."
         )
-    varies = False
+    if reference_posterior.sizes["chain"] * reference_posterior.sizes["draw"] < 2:
+        raise ValueError("The reference has a single draw, which gives no scale.")
+    finite = varies = False
     found: dict[str, dict[Hashable, xr.DataArray]] = {metric: {} for metric in _METRICS}
     for name in names:
         template = reference_posterior[name].isel(chain=0, draw=0, drop=True)
@@ -111,17 +114,21 @@ def distances(dt: xr.DataTree, reference: xr.DataTree) -> Distances:
             raise ValueError(
                 f"Variable {name!r} has shape {shape}, but {template.shape} in the reference."
             )
-        mean, sd = z.mean(axis=1, keepdims=True), z.std(axis=1, ddof=1, keepdims=True)
-        # Rounding leaves a constant with a tiny standard deviation.
-        sd[sd <= 1e-12 * np.abs(mean)] = np.nan
-        varies |= bool(np.isfinite(sd).any())
-        x, z = (x - mean) / sd, (z - mean) / sd
+        with np.errstate(invalid="ignore"):  # draws that are infinite
+            mean, sd = z.mean(axis=1, keepdims=True), z.std(axis=1, ddof=1, keepdims=True)
+            # Rounding leaves a constant with a tiny standard deviation.
+            sd[sd <= 1e-12 * np.abs(mean)] = np.nan
+            finite |= bool(np.isfinite(z).all(axis=1).any())
+            varies |= bool(np.isfinite(sd).any())
+            x, z = (x - mean) / sd, (z - mean) / sd
         for metric, distance in _METRICS.items():
             values = [
                 distance(xi, zi) if np.isfinite(xi).all() and np.isfinite(zi).all() else np.nan
                 for xi, zi in zip(x, z, strict=True)
             ]
             found[metric][name] = template.copy(data=np.reshape(values, template.shape))
+    if not finite:
+        raise ValueError("No element of the reference has finite draws, so it gives no scale.")
     if not varies:
         raise ValueError("No element varies in the reference, so it gives no scale.")
     return Distances(**{metric: xr.Dataset(arrays) for metric, arrays in found.items()})
@@ -138,7 +145,7 @@ def _mean_error(x: np.ndarray, z: np.ndarray) -> float:
 
 
 def _sd_ratio(x: np.ndarray, z: np.ndarray) -> float:
-    return float(x.std(ddof=1) / z.std(ddof=1))
+    return float(x.std(ddof=1) / z.std(ddof=1)) if x.size > 1 else float("nan")
 
 
 def _wasserstein(x: np.ndarray, z: np.ndarray) -> float:
@@ -151,6 +158,8 @@ def _wasserstein(x: np.ndarray, z: np.ndarray) -> float:
 def _kde_overlap(x: np.ndarray, z: np.ndarray) -> float:
     from arviz_stats.base import array_stats
 
+    if x.size < 2:
+        return float("nan")
     if np.ptp(x) == 0:
         return 0.0  # a point mass against a density
     # Each on its own grid, then both on the union of the two grids: one grid over both ranges

@@ -19,7 +19,8 @@ class ElboEstimate:
     elbo : float
         Mean of ``lp - log_q`` over the draws, in nats. It is at most the log evidence.
     se : float
-        Standard error of that mean, in nats.
+        Standard error of that mean, in nats; NaN for a single draw, or one whose weight is not
+        finite.
     draws : int
         Number of draws.
     """
@@ -59,6 +60,6 @@ def elbo(dt: xr.DataTree) -> ElboEstimate:
     """
     ratios = log_weights(dt)
     # A draw outside the support has lp = -inf, and so has the mean: its error has no meaning.
-    finite = bool(np.isfinite(ratios).all())
-    se = float(ratios.std(ddof=1) / np.sqrt(ratios.size)) if finite else float("nan")
+    known = ratios.size > 1 and bool(np.isfinite(ratios).all())
+    se = float(ratios.std(ddof=1) / np.sqrt(ratios.size)) if known else float("nan")
     return ElboEstimate(elbo=float(ratios.mean()), se=se, draws=ratios.size)

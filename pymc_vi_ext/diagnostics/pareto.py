@@ -23,12 +23,13 @@ def khat(dt: xr.DataTree) -> float:
     Returns
     -------
     float
-        Infinite if the tail is too short to fit, or if a weight is not a number.
+        Infinite if a weight is infinite or not a number.
 
     Raises
     ------
     ValueError
-        If ``lp`` or ``log_q`` is absent.
+        If ``lp`` or ``log_q`` is absent, or there is no tail to fit: 25 draws or fewer, or
+        largest weights that are all equal, as those of the exact posterior are.
 
     References
     ----------
@@ -53,5 +54,13 @@ def khat(dt: xr.DataTree) -> float:
     ratios = log_weights(dt)
     if np.isnan(ratios).any() or np.isposinf(ratios).any():
         return float("inf")
+    tail = int(min(ratios.size / 5, 3 * np.sqrt(ratios.size)))  # ArviZ' choice
+    if tail < 5:
+        raise ValueError(f"k-hat needs the weights of at least 25 draws, not of {ratios.size}.")
+    if np.unique(np.sort(ratios)[-tail:]).size == 1:
+        raise ValueError("The largest weights are all equal, so k-hat finds no tail to fit.")
     # ArviZ takes log likelihoods, whose negatives are the log weights of leaving one out.
-    return float(array_stats.psislw(-ratios)[1])
+    shape = float(array_stats.psislw(-ratios)[1])
+    if np.isnan(shape):
+        raise ValueError(f"The {tail} largest weights are too few to fit k-hat to.")
+    return shape

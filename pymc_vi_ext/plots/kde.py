@@ -86,10 +86,12 @@ def plot_kde(
             array = datatree["posterior"].data_vars.get(name)
             if array is None:
                 continue
-            draws = array.transpose(..., "chain", "draw").values[index].ravel()
-            ranges.append(np.quantile(draws, _LIMITS))
-            _draw(axes, draws, label, styles[label])
-        low, high = np.min(ranges, axis=0)[0], np.max(ranges, axis=0)[1]
+            draws = array.transpose(..., "chain", "draw").values[index].ravel().astype(float)
+            draws = draws[np.isfinite(draws)]
+            if draws.size:
+                ranges.append(np.quantile(draws, _LIMITS))
+                _draw(axes, draws, label, styles[label])
+        low, high = (min(r[0] for r in ranges), max(r[1] for r in ranges)) if ranges else (0, 0)
         if high > low:
             axes.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
         axes.set_title(title, fontsize=10)
@@ -102,7 +104,7 @@ def plot_kde(
     grid[0, 0].set_ylabel("density", fontsize=9)
     handles, texts = grid[0, 0].get_legend_handles_labels()
     figure.legend(
-        handles, texts, loc="outside lower center", ncols=min(len(texts), 6), frameon=False
+        handles, texts, loc="outside lower center", ncols=max(1, min(len(texts), 6)), frameon=False
     )
     if len(elements) > len(shown):
         figure.suptitle(f"first {len(shown)} of {len(elements)} elements", fontsize=10)
@@ -126,10 +128,9 @@ def _draw(axes: Axes, draws: np.ndarray, label: str, style: LineStyle) -> None:
     from arviz_stats.base import array_stats
 
     colour, line = style
-    draws = draws[np.isfinite(draws)].astype(float)
-    if draws.size and np.ptp(draws) > 0:
+    if np.ptp(draws) > 0:
         grid, density, _ = array_stats.kde(draws)
         axes.plot(grid, density, color=colour, linestyle=line, linewidth=1.8, label=label)
         axes.fill_between(grid, density, color=colour, alpha=0.08, linewidth=0)
-    elif draws.size:  # a point mass has no density
+    else:  # a point mass has no density
         axes.axvline(draws[0], color=colour, linestyle=line, linewidth=1.8, label=label)

@@ -1,27 +1,51 @@
-"""Keep the results of comparisons where a dashboard shows them."""
+"""Keep the results of comparisons where a person finds them again."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pymc_vi_ext.tracking.report import report_comparison, report_result
-from pymc_vi_ext.tracking.tracker import Execution, RunStatus, Tracker
+from pymc_vi_ext.tracking.backends import (
+    BACKENDS,
+    DEFAULT_URI,
+    URI_VARIABLE,
+    Backend,
+    absolute_uri,
+    open_tracker,
+)
+from pymc_vi_ext.tracking.tracker import Execution, RunStatus, RunTracker
 
 if TYPE_CHECKING:
+    from pymc_vi_ext.tracking.jsonl_tracker import JsonlTracker
     from pymc_vi_ext.tracking.mlflow_tracker import MlflowTracker
+    from pymc_vi_ext.tracking.report import report_comparison, report_result
 
 __all__ = [
+    "BACKENDS",
+    "DEFAULT_URI",
+    "URI_VARIABLE",
+    "Backend",
     "Execution",
+    "JsonlTracker",
     "MlflowTracker",
     "RunStatus",
-    "Tracker",
+    "RunTracker",
+    "absolute_uri",
+    "open_tracker",
     "report_comparison",
     "report_result",
 ]
 
+# Reports need the comparison, and PyMC with it; the command line asks for URIs alone.
+_LAZY = {
+    "JsonlTracker": "jsonl_tracker",
+    "MlflowTracker": "mlflow_tracker",
+    "report_comparison": "report",
+    "report_result": "report",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "MlflowTracker":
-        return import_module(f"{__name__}.mlflow_tracker").MlflowTracker
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

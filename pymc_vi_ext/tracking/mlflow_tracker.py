@@ -7,6 +7,7 @@ thread and loses it in the worker threads of a flow.
 from __future__ import annotations
 
 import re
+import sys
 import time
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,8 +53,8 @@ class MlflowTracker:
     1
     """
 
-    def __init__(self, tracking_uri: str):
-        self.tracking_uri = absolute_uri(tracking_uri)
+    def __init__(self, tracking_uri: str) -> None:
+        self.tracking_uri = self.absolute_uri(tracking_uri)
         try:
             from mlflow import MlflowClient
         except ImportError as error:
@@ -63,6 +64,26 @@ class MlflowTracker:
             database.parent.mkdir(parents=True, exist_ok=True)
         self._client: Any = MlflowClient(self.tracking_uri)
         self._start_ms: dict[str, int] = {}
+
+    @staticmethod
+    def absolute_uri(uri: str) -> str:
+        """Return the URI with the absolute path of an SQLite file.
+
+        Examples
+        --------
+        >>> from pymc_vi_ext.tracking import MlflowTracker
+        >>> MlflowTracker.absolute_uri("sqlite:////tmp/mlflow.db")
+        'sqlite:////tmp/mlflow.db'
+        """
+        scheme = urlsplit(uri).scheme
+        if scheme in {"", "file"} or len(scheme) == 1:  # a single letter is a drive
+            raise ValueError(
+                f"The tracking URI {uri!r} is a folder, and MLflow keeps no runs in folders any "
+                "more: give a database, such as sqlite:///runs/mlflow.db, or a server, such as "
+                "http://localhost:5000."
+            )
+        database = _database(uri)
+        return uri if database is None else f"sqlite:///{database.resolve()}"
 
     def begin(self, comparison: str, children: Sequence[str], tags: Mapping[str, str]) -> Execution:
         """Create the parent run and its children."""
@@ -131,6 +152,15 @@ class MlflowTracker:
         """Close a run."""
         self._client.set_terminated(run_id, status.value)
 
+    def dashboard(self) -> str:
+        """Return the server's address, or the command that starts one on the database."""
+        if urlsplit(self.tracking_uri).scheme in {"http", "https"}:
+            return self.tracking_uri
+        mlflow = Path(sys.executable).with_name("mlflow")
+        if mlflow.is_relative_to(Path.cwd()):
+            mlflow = mlflow.relative_to(Path.cwd())
+        return f"{mlflow} ui --backend-store-uri {self.tracking_uri}"
+
     def _start(self, run_id: str) -> int:
         if run_id not in self._start_ms:
             self._start_ms[run_id] = self._client.get_run(run_id).info.start_time
@@ -142,7 +172,7 @@ class MlflowTracker:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return self._client.create_experiment(name, self._artifacts(name))
+                return str(self._client.create_experiment(name, self._artifacts(name)))
             except MlflowException:
                 # Another process may have made it in between.
                 found = self._client.get_experiment_by_name(name)
@@ -153,7 +183,7 @@ class MlflowTracker:
                 f"The experiment {name!r} in {self.tracking_uri} was deleted: restore it with "
                 f"`mlflow experiments restore -x {found.experiment_id}` or rename the comparison."
             )
-        return found.experiment_id
+        return str(found.experiment_id)
 
     def _artifacts(self, name: str) -> str | None:
         database = _database(self.tracking_uri)
@@ -163,44 +193,11 @@ class MlflowTracker:
         return (database.parent / "mlartifacts" / folder).as_uri()
 
 
-def absolute_uri(tracking_uri: str) -> str:
-    """Return a tracking URI that means the same from any working directory.
-
-    Parameters
-    ----------
-    tracking_uri : str
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If it is a bare folder or a ``file:`` URI.
-
-    Examples
-    --------
-    >>> from pymc_vi_ext.tracking.mlflow_tracker import absolute_uri
-    >>> absolute_uri("sqlite:////tmp/mlflow.db")
-    'sqlite:////tmp/mlflow.db'
-    """
-    scheme = urlsplit(tracking_uri).scheme
-    if scheme in {"", "file"} or len(scheme) == 1:  # a single letter is a drive
-        raise ValueError(
-            f"The tracking URI {tracking_uri!r} is a folder, and MLflow keeps no runs in folders "
-            "any more: give a database, such as sqlite:///runs/mlflow.db, or a server, such as "
-            "http://localhost:5000."
-        )
-    database = _database(tracking_uri)
-    return tracking_uri if database is None else f"sqlite:///{database.resolve()}"
-
-
 def _database(tracking_uri: str) -> Path | None:
     prefix = "sqlite:///"
     return Path(tracking_uri.removeprefix(prefix)) if tracking_uri.startswith(prefix) else None
 
 
-def _batches(entries: list, size: int) -> Iterator[list]:
+def _batches[T](entries: list[T], size: int) -> Iterator[list[T]]:
     for i in range(0, len(entries), size):
         yield entries[i : i + size]

@@ -6,22 +6,24 @@ import tempfile
 
 from pathlib import Path
 
-from pymc_vi_ext.comparison import Comparison, MethodResult, Status
-from pymc_vi_ext.comparison.scores import KEYS, score
+from pymc_vi_ext.comparison import METRICS, Comparison, MethodResult, Status
+from pymc_vi_ext.comparison.metrics import score
 from pymc_vi_ext.plots import block_means, plot_kde
 from pymc_vi_ext.plots._style import to_image
-from pymc_vi_ext.tracking.tracker import Execution, RunStatus, Tracker
+from pymc_vi_ext.tracking.tracker import Execution, RunStatus, RunTracker
 
+# The metric that a run with losses has as a series instead.
+_TRACE = "fit/elbo"
 # Variables that get an image of their own in each run.
 _MAX_IMAGES = 12
 
 
-def report_result(tracker: Tracker, run_id: str, result: MethodResult, folder: Path) -> None:
+def report_result(tracker: RunTracker, run_id: str, result: MethodResult, folder: Path) -> None:
     """Record one run as far as it is known without the others, and close it if it failed.
 
     Parameters
     ----------
-    tracker : Tracker
+    tracker : RunTracker
     run_id : str
     result : MethodResult
     folder : Path
@@ -40,22 +42,22 @@ def report_result(tracker: Tracker, run_id: str, result: MethodResult, folder: P
         },
     )
     if result.losses.size:
-        tracker.log_series(run_id, "fit/elbo", *block_means(result.losses))
+        tracker.log_series(run_id, _TRACE, *block_means(result.losses))
         tracker.log_file(run_id, folder / "losses.npz")
     if result.status is Status.FAILED:
-        tracker.log_metrics(run_id, _final(result, score(result, None)))
+        tracker.log_metrics(run_id, _final(result, score(result, None)[0]))
         tracker.log_text(run_id, result.error, "error.txt")
         tracker.end(run_id, RunStatus.FAILED)
         return
     tracker.log_file(run_id, folder / "posterior.nc")
 
 
-def report_comparison(tracker: Tracker, execution: Execution, comparison: Comparison) -> None:
+def report_comparison(tracker: RunTracker, execution: Execution, comparison: Comparison) -> None:
     """Record scores and figures of all runs, and close those that are open, parent last.
 
     Parameters
     ----------
-    tracker : Tracker
+    tracker : RunTracker
     execution : Execution
         Its children are the results of the comparison, in their order.
     comparison : Comparison
@@ -70,7 +72,7 @@ def report_comparison(tracker: Tracker, execution: Execution, comparison: Compar
     ):
         if result.datatree is None:
             continue
-        tracker.log_metrics(run_id, _final(result, {key: float(row[key]) for key in KEYS}))
+        tracker.log_metrics(run_id, _final(result, {key: float(row[key]) for key in METRICS}))
         tracker.log_text(run_id, str(row["note"]), "note.txt")
         shown = {
             key: draws
@@ -103,7 +105,7 @@ def report_comparison(tracker: Tracker, execution: Execution, comparison: Compar
 
 def _final(result: MethodResult, scores: dict[str, float]) -> dict[str, float]:
     """Return the scores without the ELBO where it has been recorded as a series."""
-    return {k: v for k, v in scores.items() if k != "fit/elbo" or not result.losses.size}
+    return {k: v for k, v in scores.items() if k != _TRACE or not result.losses.size}
 
 
 def _variables(result: MethodResult) -> list[str]:

@@ -36,11 +36,51 @@ class Execution:
     children: tuple[str, ...]
 
 
-class Tracker(Protocol):
-    """A store of runs, addressed by run id. Writing the same thing twice changes nothing."""
+class RunTracker(Protocol):
+    """A store of runs: a parent run for each execution of a comparison, a child for each method.
+
+    Everything is addressed by run id, and an instance remembers nothing that another one opened at
+    the same URI would not know: the tasks of a flow open their own. Writing the same thing twice
+    changes nothing, so that a task may run again; :meth:`begin` alone makes new runs each time.
+    Numbers may be NaN or infinite; MLflow keeps the largest double for infinity. Names of
+    comparisons and children are any text, keys of letters, digits, spaces and ``_-./``; neither
+    leads out of the store.
+
+    A backend is a class with these methods in a file of its own and a row in
+    :data:`pymc_vi_ext.tracking.BACKENDS`. It opens at a URI and creates nothing before `begin`
+    that its store could do without; what it depends on it imports when it is opened.
+
+    Parameters
+    ----------
+    uri : str
+        Of a scheme that the table has for this backend; a relative path in it counts from the
+        working directory.
+
+    Raises
+    ------
+    ValueError
+        If the URI cannot be one of this backend's.
+    ImportError
+        If what the backend depends on is not installed; the message says what to install.
+    """
+
+    def __init__(self, uri: str) -> None: ...
+
+    @staticmethod
+    def absolute_uri(uri: str) -> str:
+        """Return a URI that means the same from any working directory; open and write nothing.
+
+        Raises
+        ------
+        ValueError
+            If it cannot be one of this backend's.
+        """
 
     def begin(self, comparison: str, children: Sequence[str], tags: Mapping[str, str]) -> Execution:
-        """Create the parent run and one run per name in `children`."""
+        """Create a run for an execution of a comparison, and one run per name in `children`.
+
+        The names of children need not differ; `tags` go to the parent.
+        """
 
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Record settings, as text."""
@@ -49,16 +89,19 @@ class Tracker(Protocol):
         """Record final values, at step 0."""
 
     def log_series(self, run_id: str, key: str, steps: np.ndarray, values: np.ndarray) -> None:
-        """Record a value for each of `steps`."""
+        """Record a value for each of `steps`, whole numbers; both of shape (points,)."""
 
     def log_image(self, run_id: str, key: str, image: np.ndarray) -> None:
         """Record an image, uint8 of shape (height, width, 3)."""
 
     def log_text(self, run_id: str, text: str, file: str) -> None:
-        """Record a text file."""
+        """Record a text as a file of that name, in UTF-8."""
 
     def log_file(self, run_id: str, path: Path) -> None:
         """Record a copy of a file under its own name."""
 
     def end(self, run_id: str, status: RunStatus) -> None:
         """Close a run."""
+
+    def dashboard(self) -> str:
+        """Return how a person opens what the store holds: a command, an address or a folder."""

@@ -11,6 +11,7 @@ import pytest
 from pymc_vi_ext import comparison, zoo
 from pymc_vi_ext.comparison import (
     METHODS,
+    METRICS,
     MethodResult,
     ReferenceWarning,
     Status,
@@ -19,7 +20,6 @@ from pymc_vi_ext.comparison import (
     run_method,
     summarise,
 )
-from pymc_vi_ext.comparison.scores import KEYS
 from pymc_vi_ext.comparison.storage import load_result, save_result
 
 Y = np.random.default_rng(0).normal(1.0, 1.0, 10)
@@ -53,11 +53,11 @@ def result(label, draws, **fields):
     return MethodResult(label, "nuts", 1, Status.FINISHED, datatree=dt, **fields)
 
 
-def test_the_table_has_every_run_and_every_key(finished):
+def test_the_table_has_every_run_and_every_metric(finished):
     table = finished.table
     labels = ["nuts", "advi", "particles", "broken"]
     assert list(table.index) == [(label, seed) for label in labels for seed in (1, 2)]
-    assert list(table.columns) == ["status", *KEYS, "note"]
+    assert list(table.columns) == ["status", *METRICS, "note"]
 
 
 def test_a_method_that_fails_leaves_the_others_finished(finished):
@@ -93,12 +93,12 @@ def test_scores_of_a_conjugate_posterior(finished):
         np.testing.assert_allclose(result.datatree["posterior"]["double"], 2 * mu)
 
 
-def test_keys_that_do_not_apply_are_nan(finished):
+def test_metrics_that_do_not_apply_are_nan(finished):
     table = finished.table
     assert table.loc[("nuts", 1), ["diag/khat", "fit/elbo", "time/fit_s"]].isna().all()
     assert table.loc[("advi", 1), ["diag/rhat_max", "diag/ess_min"]].isna().all()
     assert table.loc[("particles", 1), ["diag/khat", "diag/elbo", "fit/elbo"]].isna().all()
-    assert table.loc[("broken", 1), [k for k in KEYS if k != "fit/steps"]].isna().all()
+    assert table.loc[("broken", 1), [k for k in METRICS if k != "fit/steps"]].isna().all()
     assert table.loc[("nuts", 1), "diag/rhat_max"] < 1.05
     assert table.loc[("nuts", 1), "diag/ess_min"] > 100
 

@@ -98,11 +98,29 @@ def test_draws_that_are_not_finite_give_nan():
     assert np.isnan(d.sd_ratio_worst)
 
 
+def test_a_single_draw_has_a_place_but_no_width():
+    single = azb.from_dict({"posterior": {"x": np.full((1, 1), 2.0)}})
+    d = distances(single, posterior(x=normal(1)))
+    assert d.mean_error_sd_max == pytest.approx(2, abs=0.04)
+    # E|2 - z| = 2 (2 Phi(2) - 1) + 2 phi(2).
+    expected = 2 * (2 * norm.cdf(2) - 1) + 2 * norm.pdf(2)
+    assert d.wasserstein_mean == pytest.approx(expected, abs=0.04)
+    assert np.isnan([d.sd_ratio_worst, d.kde_overlap_min]).all()
+
+
+def test_a_reference_of_a_single_draw_is_refused():
+    single = azb.from_dict({"posterior": {"x": np.zeros((1, 1))}})
+    with pytest.raises(ValueError, match="has a single draw, which gives no scale"):
+        distances(posterior(x=normal(1)), single)
+
+
 @pytest.mark.parametrize(
     ("dt", "reference", "message"),
     [
         ({"x": normal(1)}, {"y": normal(1)}, r"share no variable: \['x'\] against \['y'\]"),
         ({"x": normal(1)}, {"x": np.ones(N)}, "No element varies"),
+        ({"x": normal(1)}, {"x": np.full(N, np.nan)}, "No element of the reference has finite"),
+        ({"x": normal(1)}, {"x": np.full(N, np.inf)}, "No element of the reference has finite"),
     ],
 )
 def test_posteriors_that_cannot_be_compared_are_refused(dt, reference, message):

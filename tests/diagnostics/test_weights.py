@@ -60,6 +60,26 @@ def test_khat_of_weights_that_are_no_numbers_is_infinite():
     assert khat(weighted([np.nan, 1.0], [0.0, 0.0])) == np.inf
 
 
+def test_elbo_of_a_single_draw_has_no_error():
+    estimate = elbo(weighted([1.0], [0.5]))
+    assert estimate.elbo == 0.5
+    assert np.isnan(estimate.se)
+
+
+@pytest.mark.parametrize(
+    ("lp", "message"),
+    [
+        (np.arange(24.0), "at least 25 draws, not of 24"),
+        (np.zeros(300), "largest weights are all equal"),
+        (np.full(300, -np.inf), "largest weights are all equal"),
+        (np.r_[np.arange(10.0), np.full(290, -np.inf)], "The 51 largest weights are too few"),
+    ],
+)
+def test_khat_without_a_tail_says_so(lp, message):
+    with pytest.raises(ValueError, match=message):
+        khat(weighted(lp, np.zeros(lp.size)))
+
+
 @pytest.mark.parametrize("diagnostic", [elbo, khat])
 def test_without_log_q_the_message_says_what_is_missing(diagnostic):
     particles = xr.DataTree.from_dict(

@@ -1,5 +1,6 @@
-"""The command line, and one comparison from YAML to MLflow through Prefect."""
+"""The command line, and one comparison from YAML to each kind of tracker through Prefect."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from pymc_vi_ext.comparison import METRICS
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,54 +41,98 @@ def flows(*arguments, cwd, home=None):
     )
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+# What the command line is told, and what it says of where to look.
+STORES = {
+    "mlflow": ([], "mlflow ui --backend-store-uri sqlite:///{}/runs/mlflow.db"),
+    "jsonl": (["--tracking-uri", "jsonl:runs/lines"], "{}/runs/lines"),
+}
+
+
+@pytest.fixture(scope="module", params=STORES)
+def finished(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("flow")
     (folder / "config.yaml").write_text(CONFIG)
-    return folder, flows("compare", "config.yaml", cwd=folder)
+    return (
+        request.param,
+        folder,
+        flows("compare", "config.yaml", *STORES[request.param][0], cwd=folder),
+    )
+
+
+def read_mlflow(folder):
+    """Return status, metrics and text files of each run, by name; the parent's is empty."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    experiment = client.get_experiment_by_name("end to end")
+    found = {}
+    for run in client.search_runs([experiment.experiment_id]):
+        texts = {
+            file.path: Path(client.download_artifacts(run.info.run_id, file.path)).read_text()
+            for file in client.list_artifacts(run.info.run_id)
+            if file.path.endswith((".txt", ".yaml"))
+        }
+        name = run.info.run_name if "mlflow.parentRunId" in run.data.tags else ""
+        found[name] = run.info.status, set(run.data.metrics), texts
+    return found
+
+
+def read_jsonl(folder):
+    found = {}
+    for path in (folder / "runs" / "lines" / "end to end").rglob("events.jsonl"):
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        texts = {
+            file.name: file.read_text()
+            for file in (path.parent / "files").iterdir()
+            if file.suffix in {".txt", ".yaml"}
+        }
+        metrics = {event["key"] for event in events if event["event"] == "metric"}
+        (status,) = (event["status"] for event in events if event["event"] == "end")
+        found[events[0].get("name", "")] = status, metrics, texts
+    return found
+
+
+READERS = {"mlflow": read_mlflow, "jsonl": read_jsonl}
 
 
 def test_exit_status_is_1_if_a_method_failed(finished):
-    _, run = finished
+    _, _, run = finished
     assert run.returncode == 1, run.stderr
     assert "Traceback" not in run.stdout + run.stderr
 
 
-def test_the_terminal_shows_table_reason_and_dashboard(finished):
-    folder, run = finished
+def test_the_terminal_shows_table_reason_and_where_the_figures_are(finished):
+    store, folder, run = finished
     assert re.search(r"fullrank_advi +-\d+\.\d{3}", run.stdout)
     assert re.search(r"wild +FAILED", run.stdout)
     assert "wild: FloatingPointError" in run.stdout
-    assert f"mlflow ui --backend-store-uri sqlite:///{folder}/runs/mlflow.db" in run.stdout
+    assert run.stdout.rstrip().endswith(STORES[store][1].format(folder))
 
 
-def test_mlflow_has_the_runs_with_their_status(finished):
-    from mlflow import MlflowClient
-
-    folder, _ = finished
-    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
-    experiment = client.get_experiment_by_name("end to end")
-    runs = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
-    parent = next(r for r in runs.values() if "mlflow.parentRunId" not in r.data.tags)
-    assert {name: r.info.status for name, r in runs.items() if r is not parent} == {
+def test_the_tracker_has_the_runs_with_their_status(finished):
+    store, folder, _ = finished
+    runs = READERS[store](folder)
+    assert {name: status for name, (status, _, _) in runs.items()} == {
+        "": "FAILED",
         "fullrank_advi seed 1": "FINISHED",
         "wild seed 1": "FAILED",
         "svgd seed 1": "FINISHED",
     }
-    assert parent.info.status == "FAILED"
-    config = Path(client.download_artifacts(parent.info.run_id, "config.yaml"))
-    assert config.read_text() == CONFIG
-    error = client.download_artifacts(runs["wild seed 1"].info.run_id, "error.txt")
-    assert "FloatingPointError" in Path(error).read_text()
-    keys = [set(r.data.metrics) for r in runs.values() if r is not parent]
-    assert keys[0] == keys[1] == keys[2]
+    assert runs[""][2]["config.yaml"] == CONFIG
+    assert "FloatingPointError" in runs["wild seed 1"][2]["error.txt"]
+    assert {frozenset(keys) for name, (_, keys, _) in runs.items() if name} == {frozenset(METRICS)}
 
 
 def test_nothing_is_pickled(finished):
-    folder, _ = finished
+    _, folder, _ = finished
     assert not [p for p in folder.rglob("*") if p.suffix in {".pkl", ".pickle"}]
     storage = folder / "prefect" / "storage"
     assert not storage.exists() or not list(storage.iterdir())
+
+
+def test_the_flows_name_no_backend():
+    for path in (ROOT / "flows").glob("*.py"):
+        assert not re.search("mlflow_tracker|jsonl|sqlite|[Mm]lflow[A-Z]", path.read_text()), path
 
 
 def test_validate_says_what_would_run(tmp_path):
@@ -99,7 +146,8 @@ def test_validate_says_what_would_run(tmp_path):
     [
         (["validate"], CONFIG + "foo: 1", "foo: unknown key; known keys: name, model, parameters"),
         (["compare"], "name: x", "model: this key is required."),
-        (["compare", "--tracking-uri", "mlruns"], CONFIG, "The tracking URI 'mlruns' is a folder"),
+        (["compare", "--tracking-uri", "mlruns"], CONFIG, "tracking URI 'mlruns': the known ones"),
+        (["compare", "--tracking-uri", "jsonl://runs/x"], CONFIG, "names a host, not a folder"),
         (["serve", "--cron", "0 25 * * *"], CONFIG, "The schedule '0 25 * * *' is not a cron"),
         (["compare"], "name: x\nmodel: a.py:b\nmethods: [{name: nuts}]", "--allow-code"),
     ],

@@ -46,6 +46,22 @@ def test_kde_survives_point_masses_and_draws_that_are_not_finite():
     assert to_image(plot_kde({"a": dt})).ndim == 3
 
 
+def test_kde_limits_are_those_of_the_finite_draws():
+    draws = np.random.default_rng(0).normal(size=(1, 500))
+    with_gaps = np.where(np.arange(500) % 10 == 0, np.inf, draws)
+    with_gaps[0, 5] = np.nan
+    plain, gaps = (
+        plot_kde({"a": azb.from_dict({"posterior": {"x": x}})}).axes[0].get_xlim()
+        for x in (draws, with_gaps)
+    )
+    np.testing.assert_allclose(gaps, plain, atol=0.5)
+
+
+def test_kde_of_draws_none_of_which_is_finite_is_empty():
+    dt = azb.from_dict({"posterior": {"x": np.full((1, 50), np.nan)}})
+    assert not plot_kde({"a": dt}).axes[0].lines
+
+
 def test_a_label_keeps_its_colour_when_others_are_left_out():
     both = plot_kde({"a": posterior(x=()), "b": posterior(x=())})
     alone = plot_kde({"b": posterior(x=())}, labels=("a", "b"))

@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pymc_vi_ext.comparison import MethodResult, Status, summarise
-from pymc_vi_ext.comparison.scores import KEYS
+from pymc_vi_ext.comparison import METRICS, MethodResult, Status, summarise
 from pymc_vi_ext.comparison.storage import save_result
 from pymc_vi_ext.tracking import MlflowTracker, report_comparison, report_result
-from pymc_vi_ext.tracking.mlflow_tracker import absolute_uri
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -75,7 +73,7 @@ def stored(results, uri, tmp_path_factory):
     tracker = MlflowTracker(uri)
     execution = tracker.begin("a comparison", [r.label for r in results], {"model": "none"})
     write(tracker, execution, results, tmp_path_factory.mktemp("results"))
-    return MlflowClient(absolute_uri(uri)), execution
+    return MlflowClient(MlflowTracker.absolute_uri(uri)), execution
 
 
 def artifacts(client, run_id, folder=None):
@@ -96,7 +94,7 @@ def test_a_parent_with_a_child_per_run_in_the_experiment_of_the_comparison(store
 def test_every_child_has_the_same_metric_keys(stored):
     client, execution = stored
     for run_id in execution.children:
-        assert set(client.get_run(run_id).data.metrics) == set(KEYS)
+        assert set(client.get_run(run_id).data.metrics) == set(METRICS)
 
 
 def test_metrics_have_the_values_of_the_table(stored, results):
@@ -104,7 +102,7 @@ def test_metrics_have_the_values_of_the_table(stored, results):
     table = summarise(results, "nuts").table
     for run_id, (_, row) in zip(execution.children, table.iterrows(), strict=True):
         metrics = client.get_run(run_id).data.metrics
-        keys = [key for key in KEYS if key != "fit/elbo"]
+        keys = [key for key in METRICS if key != "fit/elbo"]
         np.testing.assert_allclose([metrics[k] for k in keys], [row[k] for k in keys])
 
 
@@ -190,8 +188,9 @@ def test_folders_are_refused_with_a_sentence(bad):
 
 def test_relative_databases_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert absolute_uri("sqlite:///runs/mlflow.db") == f"sqlite:///{tmp_path}/runs/mlflow.db"
-    assert absolute_uri("http://localhost:5000") == "http://localhost:5000"
+    uri = MlflowTracker.absolute_uri("sqlite:///runs/mlflow.db")
+    assert uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert MlflowTracker.absolute_uri("http://localhost:5000") == "http://localhost:5000"
 
 
 def test_names_of_variables_that_mlflow_refuses_are_replaced(uri, tmp_path):

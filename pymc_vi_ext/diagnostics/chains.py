@@ -1,0 +1,88 @@
+"""What only the chains of a sampler tell: R-hat, effective draws, divergences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import xarray as xr
+
+# What approximations give of each draw; a sampler adds statistics of its transitions.
+_OF_A_DRAW = {"lp", "log_q"}
+
+
+def is_sampled(dt: xr.DataTree) -> bool:
+    """Whether the draws are Markov chains: several of them, or with statistics of transitions.
+
+    Parameters
+    ----------
+    dt : xarray.DataTree
+        Draws of an approximation are one chain, with ``lp`` and ``log_q`` at most.
+
+    Returns
+    -------
+    bool
+    """
+    stats = dt.children.get("sample_stats")
+    transitions = stats is not None and bool({str(v) for v in stats.data_vars} - _OF_A_DRAW)
+    return dt["posterior"].sizes["chain"] > 1 or transitions
+
+
+def rhat_max(dt: xr.DataTree) -> float:
+    """Largest rank-normalised R-hat of all elements.
+
+    Parameters
+    ----------
+    dt : xarray.DataTree
+        With a ``/posterior`` of dims (chain, draw, ...).
+
+    Returns
+    -------
+    float
+        NaN for a single chain, and where no element has an R-hat: with fewer than four draws of
+        a chain, draws that are NaN, or only constants.
+    """
+    import arviz_stats
+
+    if dt["posterior"].sizes["chain"] < 2:
+        return float("nan")
+    return _extreme(dt, arviz_stats.rhat, np.nanmax)
+
+
+def ess_min(dt: xr.DataTree) -> float:
+    """Smallest bulk effective sample size of all elements.
+
+    Parameters
+    ----------
+    dt : xarray.DataTree
+        With a ``/posterior`` of dims (chain, draw, ...).
+
+    Returns
+    -------
+    float
+        NaN where no element has one: with fewer than four draws of a chain, or draws that are NaN.
+    """
+    import arviz_stats
+
+    return _extreme(dt, arviz_stats.ess, np.nanmin)
+
+
+def divergences(dt: xr.DataTree) -> int:
+    """Return the number of divergent transitions after tuning; 0 if not recorded."""
+    stats = dt.children.get("sample_stats")
+    return int(stats["diverging"].sum()) if stats is not None and "diverging" in stats else 0
+
+
+def _extreme(
+    dt: xr.DataTree,
+    statistic: Callable[[xr.Dataset], xr.Dataset],
+    choose: Callable[[np.ndarray], float],
+) -> float:
+    # ArviZ warns of a chain of a single draw, and divides by the variance of a constant.
+    if dt["posterior"].sizes["draw"] < 4:
+        return float("nan")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = statistic(dt["posterior"].to_dataset())
+    values = np.concatenate([np.ravel(array) for array in found.data_vars.values()])
+    # Elements that are constant by construction have no R-hat.
+    return float(choose(values)) if np.isfinite(values).any() else float("nan")

@@ -1,0 +1,166 @@
+"""JSON lines in a folder as the tracker: no server, no database, files that anything reads."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import time
+import uuid
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pymc_vi_ext.tracking.tracker import Execution, RunStatus
+
+_EVENTS = "events.jsonl"
+
+
+class JsonlTracker:
+    """Runs in a folder: ``<comparison>/<execution>/<child>``.
+
+    Each run's folder has ``events.jsonl`` with an object a line, whose ``event`` is ``begin``,
+    ``param``, ``metric`` (``key``, ``step``, ``value``), ``image``, ``file`` or ``end``; images lie
+    in ``images``, files in ``files``. Run ids are the paths of runs within the folder. JSON has no
+    NaN: values that are not finite are ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``, which
+    ``float`` reads. Characters that a name of a file cannot have are written ``%2F``.
+
+    Parameters
+    ----------
+    uri : str
+        ``jsonl:relative/path`` or ``jsonl:///absolute/path``. The first run makes the folder.
+
+    Raises
+    ------
+    ValueError
+        If the URI names no folder; in any call, if there is no run by its id.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from pymc_vi_ext.tracking import JsonlTracker
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> tracker = JsonlTracker(f"jsonl:{folder}")
+    >>> run = tracker.begin("demo", ["advi"], {}).children[0]
+    >>> tracker.log_metrics(run, {"diag/khat": float("inf")})
+    >>> (folder / run / "events.jsonl").read_text().splitlines()[1]
+    '{"event": "metric", "key": "diag/khat", "step": 0, "value": "Infinity"}'
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = self.absolute_uri(uri)
+        self._root = _folder(self.uri)
+
+    @staticmethod
+    def absolute_uri(uri: str) -> str:
+        """Return the URI with the folder's absolute path."""
+        return f"jsonl://{_folder(uri).as_posix()}"
+
+    def begin(self, comparison: str, children: Sequence[str], tags: Mapping[str, str]) -> Execution:
+        """Create the parent's folder and its children's in it."""
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        name = f"{now.replace(':', '.')} {uuid.uuid4().hex[:8]}"  # two may begin in one second
+        parent = self._root / _safe(comparison) / name
+        started = {"event": "begin", "time": now}
+        runs = [(parent, {**started, "comparison": comparison, "tags": dict(tags)})]
+        for number, child in enumerate(children):
+            # Numbered: names may be the same, or that of a folder of the parent's own.
+            runs.append((parent / f"{number:02d} {_safe(child)}", {**started, "name": child}))
+        for folder, event in runs:
+            folder.mkdir(parents=True)
+            _append(folder, [event])
+        parent_id, *child_ids = (run.relative_to(self._root).as_posix() for run, _ in runs)
+        return Execution(parent_id, tuple(child_ids))
+
+    def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
+        """Record settings, as text."""
+        events = ({"event": "param", "key": k, "value": str(v)} for k, v in params.items())
+        _append(self._run(run_id), events)
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Record final values, at step 0."""
+        _append(self._run(run_id), (_metric(key, 0, value) for key, value in metrics.items()))
+
+    def log_series(self, run_id: str, key: str, steps: np.ndarray, values: np.ndarray) -> None:
+        """Record a value for each of `steps`."""
+        points = zip(steps, values, strict=True)
+        _append(self._run(run_id), (_metric(key, step, value) for step, value in points))
+
+    def log_image(self, run_id: str, key: str, image: np.ndarray) -> None:
+        """Record an image as ``images/<key>.png``."""
+        from matplotlib.image import imsave
+
+        path = self._place(run_id, "images", f"{key}.png", {"event": "image", "key": key})
+        imsave(path, image, format="png")
+
+    def log_text(self, run_id: str, text: str, file: str) -> None:
+        """Record a text as ``files/<file>``."""
+        path = self._place(run_id, "files", file, {"event": "file"})
+        path.write_text(text, encoding="utf-8")
+
+    def log_file(self, run_id: str, path: Path) -> None:
+        """Record a copy of a file under its own name, in ``files``."""
+        shutil.copyfile(path, self._place(run_id, "files", path.name, {"event": "file"}))
+
+    def end(self, run_id: str, status: RunStatus) -> None:
+        """Close a run."""
+        _append(self._run(run_id), [{"event": "end", "status": status.value}])
+
+    def dashboard(self) -> str:
+        """Return the folder."""
+        return str(self._root)
+
+    def _run(self, run_id: str) -> Path:
+        folder = (self._root / run_id).resolve()
+        if not folder.is_relative_to(self._root) or not (folder / _EVENTS).exists():
+            raise ValueError(f"There is no run {run_id!r} in {self.uri}.")
+        return folder
+
+    def _place(self, run_id: str, kind: str, name: str, event: dict[str, Any]) -> Path:
+        """Return the path for a file of a run, and record that it is there."""
+        run = self._run(run_id)
+        path = run.joinpath(kind, *map(_safe, name.split("/")))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _append(run, [{**event, "path": path.relative_to(run).as_posix()}])
+        return path
+
+
+def _folder(uri: str) -> Path:
+    path = uri.removeprefix("jsonl:")
+    if path.startswith("//") and not path.startswith("///"):
+        raise ValueError(
+            f"The tracking URI {uri!r} names a host, not a folder: write jsonl:relative/path or "
+            "jsonl:///absolute/path."
+        )
+    if not path.strip("/"):
+        raise ValueError(f"The tracking URI {uri!r} names no folder, as jsonl:runs/jsonl does.")
+    folder = Path(path.removeprefix("//")).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"The tracking URI {uri!r} names a file, not a folder.")
+    return folder
+
+
+def _safe(name: str) -> str:
+    """Return a name of one file or folder, another for every other name."""
+    unsafe = r'^\.|[/\\:*?"<>|%\x00-\x1f]'
+    return re.sub(unsafe, lambda found: f"%{ord(found[0]):02X}", name) or "%"
+
+
+def _metric(key: str, step: int, value: float) -> dict[str, Any]:
+    number = float(value)
+    written = number if math.isfinite(number) else json.dumps(number)
+    return {"event": "metric", "key": key, "step": int(step), "value": written}
+
+
+def _append(run: Path, events: Iterable[Mapping[str, Any]]) -> None:
+    """Add the events that the run does not have yet."""
+    path = run / _EVENTS
+    lines = [json.dumps(event, ensure_ascii=False, allow_nan=False) for event in events]
+    there = set(path.read_text(encoding="utf-8").split("\n")) if path.exists() else set()
+    new = [line for line in dict.fromkeys(lines) if line not in there]
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(f"{line}\n" for line in new))

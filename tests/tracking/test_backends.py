@@ -1,0 +1,259 @@
+"""The table of backends, and what every backend has to do, read back from each store."""
+
+import json
+import os
+import subprocess
+import sys
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pymc_vi_ext.tracking import (
+    BACKENDS,
+    DEFAULT_URI,
+    RunStatus,
+    absolute_uri,
+    open_tracker,
+)
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+DOCS = Path(__file__).parents[2] / "docs" / "comparisons.md"
+IMAGE = np.zeros((4, 6, 3), np.uint8)
+
+
+def unbounded(value):
+    """MLflow keeps the largest number for infinity."""
+    return np.copysign(np.inf, value) if abs(value) == sys.float_info.max else value
+
+
+def read_mlflow(uri, run_id):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(absolute_uri(uri))
+    run = client.get_run(run_id)
+    history = {key: client.get_metric_history(run_id, key) for key in run.data.metrics}
+    files = {
+        file.path: Path(client.download_artifacts(run_id, file.path)).read_bytes()
+        for file in client.list_artifacts(run_id)
+        if not file.is_dir
+    }
+    images = [file.path for file in client.list_artifacts(run_id, "images")]
+    return {
+        "params": run.data.params,
+        "metrics": {
+            key: sorted((m.step, unbounded(m.value)) for m in points)
+            for key, points in history.items()
+        },
+        "files": files,
+        # A picture is two files, a png and a webp.
+        "images": sorted({path.split("/")[-1].partition("+")[0] for path in images}),
+        "pictures": len(images),
+        "status": run.info.status,
+    }
+
+
+def read_jsonl(uri, run_id):
+    run = Path(absolute_uri(uri).removeprefix("jsonl://"), run_id)
+    lines = (run / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    read = {"params": {}, "metrics": {}, "files": {}, "images": [], "status": "RUNNING"}
+    for event in map(json.loads, lines):
+        match event.pop("event"):
+            case "param":
+                read["params"][event["key"]] = event["value"]
+            case "metric":
+                points = read["metrics"].setdefault(event["key"], [])
+                points.append((event["step"], float(event["value"])))
+            case "file":
+                path = event["path"]
+                read["files"][path.removeprefix("files/")] = (run / path).read_bytes()
+            case "image":
+                read["images"].append(event["key"].replace("/", "~"))
+            case "end":
+                read["status"] = event["status"]
+    read["images"].sort()
+    read["pictures"] = len(list(run.glob("images/**/*.png")))
+    return read | {"metrics": {key: sorted(points) for key, points in read["metrics"].items()}}
+
+
+# How a test reads what each class has written, and a URI of its own.
+STORES = {
+    "MlflowTracker": ("sqlite:///{folder}/new/mlflow.db", read_mlflow),
+    "JsonlTracker": ("jsonl:{folder}/new", read_jsonl),
+}
+
+
+@pytest.fixture(scope="module", params=STORES)
+def store(request, tmp_path_factory):
+    uri, read = STORES[request.param]
+    uri = uri.format(folder=tmp_path_factory.mktemp("store"))
+    return uri, lambda run_id: read(uri, run_id)
+
+
+def write(tracker, run_id, folder):
+    tracker.log_params(run_id, {"n": 3, "name": "µ"})
+    tracker.log_metrics(run_id, {"a/b": 1.5, "none": float("nan"), "low": -np.inf})
+    tracker.log_series(run_id, "elbo", np.array([1, 5]), np.array([-2.0, np.inf]))
+    tracker.log_image(run_id, "kde/x", IMAGE)
+    tracker.log_text(run_id, "text, µ\n", "note.txt")
+    (folder / "data.bin").write_bytes(b"\0\1")
+    tracker.log_file(run_id, folder / "data.bin")
+    tracker.end(run_id, RunStatus.FINISHED)
+
+
+def test_every_backend_is_tested():
+    assert {backend.name for backend in BACKENDS.values()} == set(STORES)
+
+
+def test_what_is_written_by_run_id_is_there_once(store, tmp_path):
+    uri, read = store
+    execution = open_tracker(uri).begin("a/b: µ", ["advi", "advi", ".."], {"model": "none"})
+    runs = [execution.parent, *execution.children]
+    assert len(set(runs)) == 4
+    for run_id in runs:
+        assert read(run_id)["status"] == "RUNNING"
+    written = {}
+    for _ in range(2):
+        # Another object each time, as in the tasks of a flow.
+        for run_id in runs[:2]:
+            write(open_tracker(uri), run_id, tmp_path)
+        found = read(runs[1])
+        assert repr(found) == repr(written or found)
+        written = found
+    metrics = {
+        "a/b": [(0, 1.5)],
+        "none": [(0, np.nan)],
+        "low": [(0, -np.inf)],
+        "elbo": [(1, -2.0), (5, np.inf)],
+    }
+    np.testing.assert_equal(found.pop("metrics"), metrics)
+    assert found.pop("pictures") in (1, 2)
+    assert found == {
+        "params": {"n": "3", "name": "µ"},
+        "files": {"note.txt": "text, µ\n".encode(), "data.bin": b"\0\1"},
+        "images": ["kde~x"],
+        "status": "FINISHED",
+    }
+    assert read(runs[2])["metrics"] == {}
+    assert read(runs[2])["status"] == "RUNNING"
+
+
+def test_each_begin_makes_runs_of_its_own(store):
+    uri, _ = store
+    executions = [open_tracker(uri).begin("again", ["advi"], {}) for _ in range(2)]
+    assert len({run for e in executions for run in (e.parent, *e.children)}) == 4
+
+
+@pytest.mark.parametrize("status", RunStatus)
+def test_a_run_ends_as_it_is_told(store, status):
+    uri, read = store
+    run_id = open_tracker(uri).begin("endings", ["advi"], {}).children[0]
+    open_tracker(uri).end(run_id, status)
+    assert read(run_id)["status"] == status.value
+
+
+def test_a_person_is_told_where_to_look(store):
+    uri, _ = store
+    assert absolute_uri(uri).partition("://")[2] in open_tracker(uri).dashboard()
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_an_absolute_uri_means_the_same_anywhere_and_opens_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    uri = absolute_uri(STORES[name][0].format(folder="runs"))
+    assert str(tmp_path) in uri
+    assert not list(tmp_path.iterdir())
+    monkeypatch.chdir("/")
+    assert absolute_uri(uri) == uri
+
+
+@pytest.mark.parametrize("call", [open_tracker, absolute_uri])
+@pytest.mark.parametrize(
+    "uri", ["mlruns", "./jsonl", "file:///tmp/x", "s3://bucket/x", "", "C:\\x"]
+)
+def test_an_unknown_scheme_lists_the_known_ones(call, uri):
+    with pytest.raises(ValueError, match="Unknown scheme of the tracking URI") as error:
+        call(uri)
+    assert repr(uri) in str(error.value)
+    for scheme, backend in BACKENDS.items():
+        assert f"{scheme}: ({backend.what})" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("http://localhost:5000", "MlflowTracker"),
+        ("https://runs.example.org", "MlflowTracker"),
+        ("postgresql+psycopg://me@host/runs", "MlflowTracker"),
+        ("mysql+pymysql://me@host/runs", "MlflowTracker"),
+        ("JSONL:/tmp/x", "JsonlTracker"),
+        (DEFAULT_URI, "MlflowTracker"),
+    ],
+)
+def test_the_scheme_chooses_the_backend(uri, name):
+    scheme = uri.partition(":")[0].partition("+")[0].lower()
+    assert BACKENDS[scheme].load().__name__ == name
+    assert absolute_uri(uri)
+
+
+def test_the_documentation_has_every_scheme():
+    text = DOCS.read_text(encoding="utf-8")
+    assert [scheme for scheme in BACKENDS if f"`{scheme}`" not in text] == []
+
+
+def test_a_server_is_its_own_dashboard():
+    assert open_tracker("http://localhost:5000").dashboard() == "http://localhost:5000"
+
+
+TOY = """
+from pymc_vi_ext.tracking import Execution
+
+
+class ToyTracker:
+    written = []
+
+    def __init__(self, uri):
+        self.uri = uri
+
+    @staticmethod
+    def absolute_uri(uri):
+        return uri
+
+    def begin(self, comparison, children, tags):
+        return Execution("parent", tuple(children))
+
+    def dashboard(self):
+        return "the toy itself"
+
+    def __getattr__(self, name):
+        return lambda run_id, *arguments: self.written.append((name, run_id))
+"""
+
+
+def test_a_backend_is_a_file_and_a_row(tmp_path):
+    """The whole flow, from the command line, against a backend that nothing else knows."""
+    (tmp_path / "toy_tracker.py").write_text(TOY)
+    (tmp_path / "config.yaml").write_text(
+        "{name: toy, model: gamma, parameters: {n: 10}, reference: null, draws: 50,"
+        " methods: [{name: laplace}]}"
+    )
+    code = (
+        "from pymc_vi_ext.tracking import BACKENDS, Backend\n"
+        "BACKENDS['toy'] = Backend('toy_tracker', 'ToyTracker', 'a toy')\n"
+        "from flows.__main__ import app\n"
+        "app(['compare', 'config.yaml', '--tracking-uri', 'toy:x'], standalone_mode=False)\n"
+        "from toy_tracker import ToyTracker\n"
+        "print(dict.fromkeys(ToyTracker.written))\n"
+    )
+    path = os.pathsep.join([str(DOCS.parents[1]), str(tmp_path)])
+    env = os.environ | {"PYTHONPATH": path, "PREFECT_HOME": str(tmp_path / "prefect")}
+    env.pop("PREFECT_API_URL", None)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert "the toy itself" in run.stdout
+    for entry in ("log_metrics", "log_params", "log_file", "log_text", "log_image", "end"):
+        assert f"('{entry}', 'laplace seed 1')" in run.stdout
