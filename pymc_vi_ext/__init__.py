@@ -3,10 +3,10 @@
 The public names load on first use, so that ``import pymc_vi_ext`` itself stays light.
 """
 
-import sys
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from pymc_vi_ext._after_import import when_imported
 
 __version__ = "0.1.0"
 
@@ -44,6 +44,7 @@ _MODULES = (
     "optimizers",
     "plots",
     "schedules",
+    "testing",
     "tracking",
     "zoo",
 )
@@ -73,10 +74,8 @@ if TYPE_CHECKING:
     from pymc_vi_ext.results import to_datatree as to_datatree
 
 
-# `pm.Group(vfam="low_rank")` after the usual two imports; where PyMC comes later, the first use of
-# anything of the package registers the families.
-if "pymc" in sys.modules:
-    import_module(f"{__name__}.approximations")
+# So that `pm.Group(vfam="low_rank")` works after the usual two imports, in either order.
+when_imported("pymc", lambda: import_module(f"{__name__}.approximations"))
 
 
 def __getattr__(name: str) -> Any:

@@ -198,11 +198,15 @@ def fit(
 _NOT_OF_STEPS = ("method", "random_seed", "inf_kwargs", "groups", "objective", "score")
 
 
-def _run(method: Method, n: int, options: Mapping[str, Any], call: Call) -> Approximation:
+def _run(
+    method: Method, n: int, options: Mapping[str, Any], call: Call, started: float | None = None
+) -> Approximation:
+    """Run the loop; `started` is for a start that is not the first."""
     of_steps = {name: value for name, value in options.items() if name not in _NOT_OF_STEPS}
     built = isinstance(options["method"], Inference)
     call = replace(
         call,
+        started=call.started if started is None else started,
         # A method built by name has its seed.
         random_seed=options["random_seed"] if built else None,
         options={name: describe_option(value) for name, value in options.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +24,7 @@ _DRAWS = 2_000
 
 
 def fit_several(
-    method: Method, starts: int, seed: int | None, fit: Callable[[], Approximation]
+    method: Method, starts: int, seed: int | None, fit: Callable[[float | None], Approximation]
 ) -> Approximation:
     """Fit from several starts with one compiled program, and keep the fit of the highest ELBO.
 
@@ -37,7 +38,7 @@ def fit_several(
     seed : int, optional
         Of the starts.
     fit : callable
-        Fits `method` from its present parameters.
+        Fits `method` from its present parameters; takes when that began, None for the first.
 
     Returns
     -------
@@ -64,7 +65,7 @@ def fit_several(
             for family in families_of(approx):
                 family.scatter(rng)
         try:
-            fit()
+            fit(time.perf_counter() if k else None)
         except FloatingPointError as error:
             logger.warning("Start %d of %d ended with NaN: %s", k + 1, starts, error)
             if k + 1 == starts and not fits:

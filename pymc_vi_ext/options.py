@@ -237,7 +237,9 @@ def _checked(field: dataclasses.Field[Any], value: Any, hint: Any) -> Any:
         return value
     for bound, holds, words_of in _COMPARISONS:
         if bound in bounds and not holds(number, bounds[bound]):
-            raise ValueError(f"`{name}` must be {words_of} {bounds[bound]:g}, not {value!r}.")
+            limit = f"{words_of} {bounds[bound]:g}"
+            limit = limit.replace("a multiple of 2", "even") if bounds[bound] == 2 else limit
+            raise ValueError(f"`{name}` must be {limit}, not {value!r}.")
     return number
 
 

@@ -17,6 +17,39 @@ def test_import_loads_nothing_heavy(module):
     assert shown.strip() == "[]"
 
 
+@pytest.mark.parametrize("first", ["pymc", "pymc_vi_ext"])
+def test_families_are_registered_whatever_comes_first(first):
+    """After two plain imports, and before anything of the package is used."""
+    second = {"pymc": "pymc_vi_ext", "pymc_vi_ext": "pymc"}[first]
+    code = f"""
+import {first}
+import {second}
+import importlib.resources, pymc as pm
+with pm.Model():
+    group = pm.Group([pm.Normal("x", shape=3)], vfam="low_rank", rank=2)
+print(group.params_dict["W"].get_value().shape, importlib.resources.files(pm).is_dir())
+"""
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.split("\n")[0] == "(3, 2) True"
+
+
+def test_an_action_that_fails_does_not_break_the_import():
+    code = """
+from pymc_vi_ext._after_import import when_imported
+def broken():
+    raise RuntimeError("no")
+when_imported("wave", broken)
+import wave
+print(wave.__spec__.loader is wave.__loader__, wave.open)
+"""
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.startswith("True <function open")
+
+
 def test_public_names_load():
     import pymc_vi_ext as vix
 

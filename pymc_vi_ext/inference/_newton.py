@@ -69,6 +69,10 @@ class NewtonProgram:
         value: np.ndarray = self._draws.get_value(borrow=True)
         return value
 
+    @draws.setter
+    def draws(self, draws: np.ndarray) -> None:
+        self._draws.set_value(draws)
+
     def restart(self, seed: int) -> None:
         """Begin with a new region; there is nothing random."""
         self.restart_optimizer()
@@ -156,6 +160,8 @@ class NewtonLoop:
         FloatingPointError
             If the log density is not finite where the first step begins.
         """
+        # Between two runs the model's data may have changed.
+        self._at = None
         return np.array([self._step() for _ in range(n)])
 
     def intervals(self, every: int, times: int) -> Generator[np.ndarray, None, None]:

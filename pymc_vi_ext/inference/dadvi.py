@@ -158,6 +158,10 @@ class DADVI(LoopMethod, KLqp):
         """The fixed draws, (n_draws, d)."""
         return self._optimum.draws
 
+    @draws.setter
+    def draws(self, draws: np.ndarray) -> None:
+        self._optimum.draws = draws
+
     def default_rule(self) -> NewtonStop:
         """Return the rule that stops at the optimum."""
         return NewtonStop(self._optimum.gain)

@@ -123,3 +123,52 @@ def test_densities_that_it_cannot_optimise():
         pm.Uniform("y", 0.0, top, observed=[3.0, 30.0])
     with pytest.raises(FloatingPointError, match="not finite around the start"):
         vix.fit(10, "dadvi", model=bounded, **QUIET)
+
+
+def normals(d):
+    with pm.Model() as model:
+        pm.Normal("x", np.arange(d), np.logspace(-2, 2, d), shape=d)
+    return model
+
+
+def test_callbacks_have_their_rhythm_and_may_stop_it():
+    seen = []
+
+    def fifth(approx, losses, i):
+        seen.append(i)
+
+    fifth.every = 3
+
+    class Enough(vix.callbacks.Rule):
+        def _begin(self):
+            pass
+
+        def _work(self, approx, losses, i, steps):
+            if i == 4:
+                raise StopIteration("near enough")
+
+    approx = vix.fit(
+        method="dadvi", model=normals(4), callbacks=[fifth, Enough(1)], progressbar=False
+    )
+    assert seen == [3]
+    assert approx.report.steps == 4
+    # A rule of the user's that finds convergence is believed as the default one is.
+    assert approx.report.stop_reason is vix.StopReason.CONVERGED
+    assert approx.report.stopped_by == "Enough"
+
+
+def test_another_backend_is_taken():
+    method = vix.DADVI(model=normals(2), random_seed=1)
+    for backend in ("jax", "c"):
+        approx = method.fit(3, backend=backend, convergence=None, progressbar=False)
+        assert approx.report.backend == backend
+
+
+def test_rules_of_noisy_steps_are_refused():
+    with pytest.raises(ValueError, match="StagedStop judges steps along noisy gradients"):
+        vix.fit(
+            method="dadvi",
+            model=normals(2),
+            convergence=vix.callbacks.StagedStop(),
+            progressbar=False,
+        )
