@@ -10,7 +10,7 @@ import pytest
 
 from pymc_vi_ext.approximations import FAMILIES
 from pymc_vi_ext.callbacks import RULES
-from pymc_vi_ext.inference import METHODS
+from pymc_vi_ext.inference import METHODS, GroupedADVI
 from pymc_vi_ext.objectives import OBJECTIVES
 from pymc_vi_ext.zoo import MODELS
 
@@ -132,3 +132,14 @@ def test_pages_are_in_the_index(page):
     index = (DOCS / "api.md").read_text()
     assert f"(api/{page.name})" in index
     assert f"\napi/{page.stem}\n" in index
+
+
+METHOD_TYPES = {method.__name__: method for method in [*METHODS.values(), GroupedADVI]}
+
+
+@pytest.mark.parametrize("name", METHOD_TYPES)
+def test_documented_parameters_are_those_of_the_signature(name):
+    method = METHOD_TYPES[name]
+    documented = inspect.getdoc(method).split("\nParameters\n----------\n")[1].split("\n\n")[0]
+    named = re.findall(r"^(\w+) :", documented, re.MULTILINE)
+    assert set(named) == set(inspect.signature(method).parameters)
