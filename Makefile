@@ -62,6 +62,7 @@ types: $(VENV)/.ready
 	$(BIN)/mypy
 
 docs: $(VENV)/.ready  ## Build the documentation into docs/_build
+	@rm -rf docs/api/generated
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 bench: $(VENV)/.ready $(LATEST)/.ready  ## Time steps and fits beside every rival; writes docs/benchmarks

@@ -7,10 +7,11 @@ which rule judges them (:meth:`Method.default_rule`), and how it ends (:meth:`Me
 
 from __future__ import annotations
 
+import inspect
 import time
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -186,6 +187,28 @@ class _Timed(ABCMeta):
         return made
 
 
+def _signature(method: type[Method], more: Sequence[str]) -> inspect.Signature:
+    """Return the constructor's signature, with its options in place of ``*given, **options``."""
+    own = list(inspect.signature(method.__init__).parameters.values())[1:]
+    kinds = {parameter.kind for parameter in own}
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        return inspect.Signature(own)
+    made = list(signature(method.Options, *more).parameters.values())
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        made = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in made]
+    names = {parameter.name for parameter in made}
+    plain = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in own
+        if parameter.name not in names
+        and parameter.kind
+        in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    ]
+    first = [p for p in plain if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    last = [p for p in plain if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    return inspect.Signature([*first, *made, *last])
+
+
 class Method(metaclass=_Timed):
     """A variational method that the package's loop can fit.
 
@@ -247,7 +270,7 @@ class Method(metaclass=_Timed):
         more = _ARGUMENTS if cls.takes_start else _ARGUMENTS[:2]
         if "__signature__" not in vars(cls):
             # What `inspect`, and with it help and the API pages, take for the constructor's own.
-            cls.__signature__ = signature(cls.Options, *more)  # type: ignore[attr-defined]
+            cls.__signature__ = _signature(cls, more)  # type: ignore[attr-defined]
         if cls.__doc__ and "{parameters}" in cls.__doc__:
             entries = "\n".join(filter(None, [documented(cls.Options), _COMMON]))
             entries += _START if cls.takes_start else ""

@@ -40,6 +40,8 @@ class ASVGD(SteinMethod, inference.ASVGD):
 
     Parameters
     ----------
+    approx : pymc.Approximation, optional
+        What draws the particles, and learns to; by default a full-rank Gaussian.
     {parameters}
 
     References
