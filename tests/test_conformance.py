@@ -25,12 +25,12 @@ METHOD_CASES = {
     "studentt_advi": {"sd_tolerance": 0.15},
 }
 FAMILY_OPTIONS = {
+    "empirical": {"size": 200},
     "low_rank": {"rank": 1},
     "mixture": {"K": 2},
     "full_rank_mixture": {"K": 2},
     "flow": {"kind": "affine", "couplings": 2, "width": 4},
 }
-# Particles are set, not fitted, and have no density.
 
 
 @functools.cache
