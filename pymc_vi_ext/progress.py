@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from pymc.progress_bar import default_progress_theme
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.theme import Theme
+
+from pymc_vi_ext.upstream import default_progress_theme
 
 # The bar is drawn in the fit's own thread and rarely, so that it takes nothing from the fit.
 _SECONDS_BETWEEN_DRAWINGS = 0.2

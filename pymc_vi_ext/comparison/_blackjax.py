@@ -46,9 +46,13 @@ def sample_blackjax(
     import jax
 
     from arviz_base import from_dict
-    from pymc.backends.arviz import coords_and_dims_for_inferencedata
-    from pymc.sampling.jax import get_jaxified_graph, get_jaxified_logp
-    from pymc.util import get_default_varnames
+
+    from pymc_vi_ext.upstream import (
+        coords_and_dims_for_inferencedata,
+        get_default_varnames,
+        get_jaxified_graph,
+        get_jaxified_logp,
+    )
 
     logp = get_jaxified_logp(model)
     keys = jax.random.split(jax.random.PRNGKey(seed), chains)

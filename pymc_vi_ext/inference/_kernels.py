@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
-from pymc.variational.test_functions import Kernel
 from pytensor.gradient import disconnected_grad
 
 from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.upstream import Kernel
 
 
 class Particles(NamedTuple):

@@ -9,11 +9,11 @@ import numpy as np
 import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
-from pymc.variational.approximations import FullRankGroup
 from pytensor.tensor.linalg import cholesky, eigh, solve
 
 from pymc_vi_ext.approximations import LowRankGroup
 from pymc_vi_ext.approximations._algebra import nearest_factors
+from pymc_vi_ext.upstream import FullRankGroup
 
 # Rounds of expectation maximisation that fit low-rank factors to a matched covariance, each step.
 _ROUNDS = 8

@@ -8,8 +8,8 @@ import pytensor
 import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
-from pymc.variational.operators import KSD, KSDObjective
-from pymc.variational.opvi import Approximation, ObjectiveUpdates
+from pymc.variational.operators import KSD
+from pymc.variational.opvi import Approximation
 from pymc.variational.stein import Stein
 from pymc.variational.updates import adagrad_window, total_norm_constraint
 from pytensor.tensor.linalg import cholesky, eigh, solve_triangular
@@ -17,6 +17,7 @@ from pytensor.tensor.linalg import cholesky, eigh, solve_triangular
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.inference._kernels import Particles, SteinKernel
 from pymc_vi_ext.objectives.bounds import tempered_power
+from pymc_vi_ext.upstream import KSDObjective, ObjectiveUpdates
 
 # Entries of a kernel's matrix made at once.
 _MOST_ENTRIES = 2**23
