@@ -236,7 +236,7 @@ def to_datatree(
         "observed_data": observed,
         "constant_data": find_constants(model),
     }
-    tree = az.from_dict(
+    tree: DataTree = az.from_dict(
         {name: group for name, group in groups.items() if group}, coords=coords, dims=dims
     )
     for name in ("posterior", "sample_stats"):

@@ -79,8 +79,9 @@ def sample_blackjax(
 
     start = time.perf_counter()
     points = _initial_points(model, logp, chains, seed)
+    wait: Any = jax.block_until_ready  # without types
     positions, stats = jax.jit(jax.vmap(run_chain))(keys, points)
-    jax.block_until_ready(positions)
+    wait(positions)
     sampling_time = time.perf_counter() - start
 
     kept = get_default_varnames(model.unobserved_value_vars, include_transformed=False)

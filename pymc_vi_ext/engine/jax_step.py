@@ -33,6 +33,7 @@ from pymc_vi_ext.upstream import (
     jax_typify,
 )
 
+_barrier: Any = jax.lax.optimization_barrier  # without types
 # Larger constants become arguments: XLA folds what it finds inside a program, at compile time.
 _LARGEST_CONSTANT = 4_096  # bytes
 
@@ -114,7 +115,7 @@ def _funcify(op: Op, node: Apply | None = None, **kwargs: Any) -> Callable[..., 
         if isinstance(op, RandomVariable):
             # Without the barrier XLA draws again inside every operation that uses the draw.
             rng, draw = result
-            return rng, jax.lax.optimization_barrier(draw)
+            return rng, _barrier(draw)
         if node is None or isinstance(result, tuple | list):
             return result
         return _typed(result, node.outputs[0])

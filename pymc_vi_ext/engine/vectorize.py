@@ -74,7 +74,7 @@ class _SingleDraw(_VectorizedSampling):
     def datalogp(self) -> Any:
         return self.single_symbolic_datalogp  # type: ignore[attr-defined]
 
-    def get_optimization_replacements(self, s: Any, d: Any) -> dict:
+    def get_optimization_replacements(self, s: Any, d: Any) -> dict[Variable, Variable]:
         return {}
 
 

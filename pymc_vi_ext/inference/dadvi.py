@@ -233,7 +233,8 @@ class DADVI(LoopMethod, KLqp):
                 logger.warning("Conjugate gradients did not converge for element %d.", element)
             columns.append((unit * solution)[: len(tilt)][elements])
         covariance = np.array(columns)
-        return (covariance + covariance.T) / 2
+        symmetric: np.ndarray = (covariance + covariance.T) / 2
+        return symmetric
 
     def _show_mean_field(self) -> None:
         """Bring the mean field of now into the approximation, for callbacks."""
