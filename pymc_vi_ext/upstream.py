@@ -130,6 +130,7 @@ _TABLE: Mapping[str, Mapping[str, str]] = {
         "Approximation.varlogp": _PARTS,
         "Approximation.varlogp_norm": _PATH,
         "Group()._kwargs": "options of a family, until its construction ends",
+        "Group().include_transformed": "whether a result's state has the unconstrained variables",
         "Group().ordering": "columns and shapes of the variables",
         "Group().rng": "draws at the start of a fit, from its seed",
         "Group().shared_params": "parameters of a family, by name",

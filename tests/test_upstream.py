@@ -34,6 +34,7 @@ from pytensor.xtensor.type import XTensorType
 import pymc_vi_ext
 
 from pymc_vi_ext import upstream
+from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.upstream import LEANED_ON
 
 PACKAGE = Path(pymc_vi_ext.__file__).parent
@@ -373,6 +374,15 @@ def _options():
     assert group_of(Bare, rank=3).seen == {"rank": 3}
 
 
+@canary("Group().include_transformed")
+def _transformed():
+    [group] = mean_field().groups
+    with python_only():
+        assert "scale_log__" not in group.state.mean
+        group.include_transformed = True
+        assert "scale_log__" in group.state.mean
+
+
 @canary("Group().ordering")
 def _ordering():
     assert upstream.layout(mean_field().groups[0]) == {
@@ -397,14 +407,11 @@ def _parameters():
 
 @canary("Group().symbolic_initial", "Group._new_initial_shape")
 def _noise():
-    class Wide(upstream.MeanFieldGroup):
-        def _new_initial_shape(self, size, dim, more_replacements=None):
-            return pt.stack([size, 7])
-
-    group = group_of(Wide)
+    # Of a family whose noise is wider than its draws.
+    group = group_of(pymc_vi_ext.approximations.LowRankGroup, rank=1)
     assert group.symbolic_initial in pytensor.graph.graph_inputs([group.symbolic_random])
     replaced = group.make_size_and_deterministic_replacements(4, 0)
-    assert replaced[group.symbolic_initial].eval().shape == (4, 7)
+    assert replaced[group.symbolic_initial].eval().shape == (4, 3)
 
 
 @canary("Group().user_params", "Group._check_user_params")
