@@ -12,7 +12,6 @@ from typing import Any
 
 import pymc as pm
 
-from pymc.progress_bar import default_progress_theme
 from pymc.variational.inference import Inference
 from pymc.variational.opvi import Approximation
 
@@ -31,6 +30,7 @@ from pymc_vi_ext.multistart import fit_several
 from pymc_vi_ext.objectives import OBJECTIVES, Objective
 from pymc_vi_ext.options import whole_number
 from pymc_vi_ext.starting_points import StartingPoint, begin_at, is_point
+from pymc_vi_ext.upstream import default_progress_theme
 
 
 def fit(

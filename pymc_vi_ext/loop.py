@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from pymc.progress_bar import default_progress_theme
-from pymc.variational.inference import State
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext import __version__
@@ -35,6 +33,7 @@ from pymc_vi_ext.progress import fit_progress
 from pymc_vi_ext.results import NEGATIVE_ELBO, FitReport, StopReason, Timings
 from pymc_vi_ext.session import Session, open_session, split_rule
 from pymc_vi_ext.state import FitState
+from pymc_vi_ext.upstream import State, default_progress_theme, layout, storage
 
 logger = logging.getLogger(__name__)
 
@@ -415,7 +414,7 @@ def _plan(callbacks: Sequence[Callback], done: int, end: int, chunk: int) -> tup
 
 def _storages(parameters: Sequence[Any]) -> list[Any]:
     """Return the arrays that hold the parameters now: a parameter that is set gets a new one."""
-    return [parameter.container.storage[0] for parameter in parameters]
+    return [storage(parameter) for parameter in parameters]
 
 
 def _not_finite(approx: Approximation, losses: Losses, i: int) -> str | None:
@@ -466,7 +465,7 @@ def nan_parameters(approx: Approximation) -> list[str]:
                 sentences.append(f"The parameter `{parameter.name}` of {group} has NaNs.")
                 continue
             columns = nan.reshape(-1, group.ddim).any(axis=0)
-            for name, where, *_ in group.ordering.values():
+            for name, (where, _) in layout(group).items():
                 indices = np.flatnonzero(columns[where])
                 if len(indices):
                     shown = ", ".join(map(str, indices[:10])) + ", ..." * (len(indices) > 10)
@@ -475,6 +474,12 @@ def nan_parameters(approx: Approximation) -> list[str]:
                         f"(its `{parameter.name}`)."
                     )
     return sentences
+
+
+def fit_of(error: Exception) -> Approximation | None:
+    """Return what the fit that `error` ended had got by then, None if no fit raised it."""
+    approx: Approximation | None = vars(error).get("approx")
+    return approx
 
 
 @functools.cache

@@ -25,11 +25,11 @@ from pymc_vi_ext.results import NEGATIVE_ELBO, StopReason
 if TYPE_CHECKING:
     import numpy as np
 
-    from pymc.variational.inference import State
-    from pymc.variational.opvi import Approximation, ObjectiveFunction
+    from pymc.variational.opvi import Approximation
 
     from pymc_vi_ext.engine import Loop, Program
     from pymc_vi_ext.session import Session
+    from pymc_vi_ext.upstream import ObjectiveFunction, State
 
 # Of ObjectiveFunction.updates, besides those which `Request` names.
 PYMC_OPTIONS = frozenset(

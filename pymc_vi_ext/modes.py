@@ -9,12 +9,11 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
-from pymc.distributions.continuous import FlatRV, HalfFlatRV
-from pymc.model.transform_values import unconstrain_values
 from scipy.optimize import minimize
 
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.python_only import python_only
+from pymc_vi_ext.upstream import FlatRV, HalfFlatRV, unconstrain_values
 
 # Modes nearer than this, in standard deviations of the Gaussian around the higher one, are one.
 _SAME_MODE = 0.5

@@ -13,11 +13,11 @@ import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
 from pymc.variational.opvi import Approximation
-from pymc.variational.updates import get_or_compute_grads
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.approximations import families_of
 from pymc_vi_ext.schedules import Schedule, half_cosine
+from pymc_vi_ext.upstream import get_or_compute_grads
 
 _BETA1, _EPSILON = 0.9, 1e-8
 # Gradients at the start of a fit can be thousands of times those near its end. Adam's usual .999

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from pymc.variational.opvi import ParametrizationError
+from pymc_vi_ext.upstream import ParametrizationError
 
 # pydantic's names: a configuration passes them on.
 _BOUNDS = ("ge", "gt", "lt", "multiple_of")

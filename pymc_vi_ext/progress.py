@@ -1,17 +1,23 @@
 """The progress bar of a fit."""
 
+from __future__ import annotations
+
 import time
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pymc.progress_bar import default_progress_theme
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.theme import Theme
+
+from pymc_vi_ext.upstream import default_progress_theme
+
+if TYPE_CHECKING:
+    from pymc_vi_ext.callbacks import Callback
 
 # The bar is drawn in the fit's own thread and rarely, so that it takes nothing from the fit.
 _SECONDS_BETWEEN_DRAWINGS = 0.2
@@ -30,14 +36,14 @@ class FitProgress:
         self,
         done: int,
         losses: np.ndarray | None,
-        callbacks: Sequence[Any] = (),
+        callbacks: Sequence[Callback] = (),
         *,
         last: bool = False,
     ) -> None:
         """Show that `done` steps are taken.
 
-        `losses` are those of all steps so far, in nats. Of `callbacks`, those with a ``status``
-        say what they measure against their threshold.
+        `losses` are those of all steps so far, in nats. The `callbacks` say
+        what they measure against their thresholds.
         """
         now = time.perf_counter()
         if not last and now - self._drawn < _SECONDS_BETWEEN_DRAWINGS:
@@ -49,7 +55,7 @@ class FitProgress:
             recent = recent[np.isfinite(recent)]
             loss = f"loss {recent.mean():,.5g}" if len(recent) else "loss not finite"
         speed = f"{done / max(now - self._started, 1e-9):,.0f} steps/s"
-        rules = "; ".join(filter(None, (getattr(c, "status", "") for c in callbacks)))
+        rules = "; ".join(filter(None, (c.status for c in callbacks)))
         self._progress.update(self._task, completed=done, loss=loss, speed=speed, rules=rules)
         self._progress.refresh()
 

@@ -14,12 +14,6 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 
-from pymc.backends.arviz import (
-    coords_and_dims_for_inferencedata,
-    find_constants,
-    find_observations,
-)
-from pymc.pytensorf import find_rng_nodes, reseed_rngs
 from pymc.variational.opvi import Approximation
 from pytensor.compile.mode import Mode
 from pytensor.xtensor.type import XTensorType
@@ -28,6 +22,13 @@ from xarray import DataTree
 from pymc_vi_ext import __version__
 from pymc_vi_ext.engine.vectorize import has_scan, vectorized_approximation
 from pymc_vi_ext.python_only import python_only
+from pymc_vi_ext.upstream import (
+    coords_and_dims_for_inferencedata,
+    find_constants,
+    find_observations,
+    find_rng_nodes,
+    reseed_rngs,
+)
 
 # Draws are computed in batches that keep an intermediate array of the model near this size.
 _NUMBERS_PER_BATCH = 4_000_000
@@ -235,7 +236,7 @@ def to_datatree(
         "observed_data": observed,
         "constant_data": find_constants(model),
     }
-    tree = az.from_dict(
+    tree: DataTree = az.from_dict(
         {name: group for name, group in groups.items() if group}, coords=coords, dims=dims
     )
     for name in ("posterior", "sample_stats"):

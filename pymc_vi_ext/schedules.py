@@ -18,7 +18,6 @@ Examples
 from __future__ import annotations
 
 import math
-import warnings
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +27,8 @@ import pytensor
 import pytensor.tensor as pt
 
 from pytensor.graph.basic import Variable
-from pytensor.tensor import _as_tensor_variable
+
+from pymc_vi_ext.upstream import converts, set_default_update
 
 
 class Schedule:
@@ -73,10 +73,7 @@ class Schedule:
         self.decays = decays
         # float32 would stop counting at 2^24, and an integer scalar may be taken for a shape.
         self.step = pytensor.shared(np.float64(0.0), "schedule_step")
-        with warnings.catch_warnings():
-            # The one way to have a step counted by optimizers that do not know of it.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.step.default_update = self.step + np.float64(1.0)
+        set_default_update(self.step, self.step + np.float64(1.0))
         self.scale = pytensor.shared(np.asarray(1.0, pytensor.config.floatX), "schedule_scale")
         self.rate = (self(self.step) * self.scale).astype(pytensor.config.floatX)
 
@@ -98,7 +95,7 @@ class Schedule:
         return self.rate / other
 
 
-@_as_tensor_variable.register
+@converts(Schedule)
 def _(schedule: Schedule, name: str | None, ndim: int | None, **kwargs: Any) -> Any:
     return pt.as_tensor_variable(schedule.rate, name, ndim, **kwargs)
 

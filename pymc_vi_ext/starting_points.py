@@ -15,6 +15,7 @@ from pymc_vi_ext.approximations import family_of
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.modes import Mode, find_mode, prior_points, unconstrained_points
+from pymc_vi_ext.upstream import layout
 
 STARTS = ("prior", "map", "laplace", "pathfinder")
 
@@ -157,7 +158,7 @@ def _columns(approx: Approximation, group: Group) -> np.ndarray:
         size = np.size(point[name])
         where[name] = np.arange(used, used + size)
         used += size
-    return np.concatenate([where[name] for name in group.ordering])
+    return np.concatenate([where[name] for name in layout(group)])
 
 
 def _set_gaussians(approx: Approximation, mean: np.ndarray, cov: np.ndarray) -> None:

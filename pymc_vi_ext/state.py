@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pymc.pytensorf import reseed_rngs
 from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.approximations.parameters import set_parameters
+from pymc_vi_ext.upstream import reseed_rngs
 
 if TYPE_CHECKING:
     from pymc_vi_ext.callbacks.callback import Callback

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytensor.tensor as pt
 
-from pymc.variational.opvi import Group, ParametrizationError
+from pymc.variational.opvi import Group
 from pytensor.compile.sharedvalue import SharedVariable
+
+from pymc_vi_ext.upstream import ParametrizationError
 
 LOG_2PI = float(np.log(2 * np.pi))
 

@@ -13,14 +13,20 @@ import pytensor
 import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
-from pymc.variational.approximations import SingleGroupApproximation
-from pymc.variational.opvi import Approximation, Group, node_property
+from pymc.variational.opvi import Approximation, Group
 from pytensor import config
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.gradient import disconnected_grad
 
 from pymc_vi_ext.approximations.family import Family
 from pymc_vi_ext.options import Options, documented
+from pymc_vi_ext.upstream import (
+    SingleGroupApproximation,
+    end_construction,
+    group_options,
+    node_property,
+    takes_user_params,
+)
 
 # Keywords of a group that are PyMC's, besides those that `Group.__init__` names.
 _PYMCS_OWN = ("start",)
@@ -98,10 +104,11 @@ class FamilyGroup[O: Options](Family, Group):
 
     def __init_group__(self, group: Any) -> None:
         super().__init_group__(group)
-        given = {name: value for name, value in self._kwargs.items() if name not in _PYMCS_OWN}
+        keywords = group_options(self)
+        given = {name: value for name, value in keywords.items() if name not in _PYMCS_OWN}
         options: Any = self.Options.bind(f'The family "{self.short_name}"', (), given)
-        if not self._check_user_params(spec_kw=self._sizes()):
-            values = self.start_values(self._kwargs.get("start"), options)
+        if not self._takes_params():
+            values = self.start_values(keywords.get("start"), options)
             self.shared_params: dict[str, SharedVariable] = {
                 name: pytensor.shared(floatX(values[name]), name) for name in self.__param_spec__
             }
@@ -109,7 +116,11 @@ class FamilyGroup[O: Options](Family, Group):
         self.symbolic_initial = pt.tensor(
             f"{type(self).__name__}_noise", shape=(None, self.noise_dim), dtype=config.floatX
         )
-        self._finalize_init()
+        end_construction(self)
+
+    def _takes_params(self) -> bool:
+        """Tell whether the parameters are the user's own, which are then checked."""
+        return takes_user_params(self, self._sizes())
 
     def _sizes(self) -> dict[str, int]:
         """Return the names in `__param_spec__` besides ``d``; -1 is as many as there are."""

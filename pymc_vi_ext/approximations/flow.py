@@ -12,7 +12,6 @@ import numpy as np
 import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
-from pymc.variational.opvi import ParametrizationError, node_property
 from pytensor.gradient import disconnected_grad
 from pytensor.tensor.linalg import solve_triangular
 
@@ -30,6 +29,7 @@ from pymc_vi_ext.approximations.coordinates import (
 from pymc_vi_ext.approximations.family import with_gradient
 from pymc_vi_ext.approximations.family_group import FamilyGroup
 from pymc_vi_ext.options import Options, option
+from pymc_vi_ext.upstream import ParametrizationError, node_property, starting_means
 
 logger = logging.getLogger(__name__)
 
@@ -179,12 +179,12 @@ class FlowGroup(FamilyGroup[FlowOptions]):
         ]
         weights = [layer.start(self.rng) for layer in self._layers]
         return {
-            "mu": self._prepare_start(start),
+            "mu": starting_means(self, start),
             "L_tril": packed_identity(d),
             "weights": np.concatenate(weights),
         }
 
-    def _check_user_params(self, **kwargs: Any) -> bool:
+    def _takes_params(self) -> bool:
         if self.user_params is not None:
             raise ParametrizationError(
                 'A flow makes its own parameters: use vfam="flow" instead of `params`.'

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytensor.tensor as pt
 
-from pymc.variational.opvi import ParametrizationError, node_property
 from pytensor.tensor.linalg import cholesky, solve_triangular
 
 from pymc_vi_ext.approximations._algebra import LOG_2PI, length, softplus_inverse
@@ -18,6 +17,7 @@ from pymc_vi_ext.approximations.family import with_gradient
 from pymc_vi_ext.approximations.family_group import FamilyGroup
 from pymc_vi_ext.approximations.gaussians import LowRank
 from pymc_vi_ext.options import Options, option
+from pymc_vi_ext.upstream import ParametrizationError, node_property, starting_means
 
 # Factors start at this part of the standard deviations: at 0 their gradient would be 0.
 _START = 0.1
@@ -86,7 +86,7 @@ class LowRankGroup(FamilyGroup[LowRankOptions]):
             )
         sigma = np.log(2.0)
         factors = _START * sigma * self.rng.normal(size=(d, rank)) / np.sqrt(rank)
-        return {"mu": self._prepare_start(start), "rho": np.zeros(d), "W": factors}
+        return {"mu": starting_means(self, start), "rho": np.zeros(d), "W": factors}
 
     def _sizes(self) -> dict[str, int]:
         return {"r": -1}

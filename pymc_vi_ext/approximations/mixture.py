@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytensor.tensor as pt
 
-from pymc.variational.opvi import node_property
 from pytensor.tensor.linalg import solve_triangular
 
 from pymc_vi_ext.approximations._algebra import (
@@ -32,6 +31,7 @@ from pymc_vi_ext.approximations.coordinates import (
 from pymc_vi_ext.approximations.family import Strata
 from pymc_vi_ext.approximations.family_group import FamilyGroup
 from pymc_vi_ext.options import Options, option
+from pymc_vi_ext.upstream import node_property, starting_means
 
 # Least mass of a component that is set, so that its weight can be learned.
 _LEAST_MASS = 1e-3
@@ -60,7 +60,7 @@ class _Mixture(FamilyGroup[MixtureOptions]):
     def start_values(self, start: Any, options: MixtureOptions) -> dict[str, np.ndarray]:
         """Return equal weights, PyMC's scales, and means around PyMC's."""
         K = options.K
-        means = np.tile(self._prepare_start(start), (K, 1))
+        means = np.tile(starting_means(self, start), (K, 1))
         if K > 1:
             means += options.spread * self.rng.normal(size=means.shape)
         return {"logits": np.zeros(K), "mu": means, **self._start_scales(K)}

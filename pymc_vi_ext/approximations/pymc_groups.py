@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 import pytensor.tensor as pt
 
-from pymc.variational.approximations import EmpiricalGroup, FullRankGroup, MeanFieldGroup
 from pymc.variational.opvi import Group
 from pytensor.tensor.linalg import solve_triangular
 
@@ -29,6 +28,7 @@ from pymc_vi_ext.approximations.coordinates import (
 from pymc_vi_ext.approximations.family import Family, with_gradient
 from pymc_vi_ext.approximations.gaussians import Dense
 from pymc_vi_ext.options import Options, option
+from pymc_vi_ext.upstream import EmpiricalGroup, FullRankGroup, MeanFieldGroup
 
 
 class PyMCFamily(Family):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytensor.tensor as pt
 
-from pymc.variational.opvi import node_property
 from pytensor.tensor.linalg import solve_triangular
 
 from pymc_vi_ext.approximations._algebra import (
@@ -27,6 +26,7 @@ from pymc_vi_ext.approximations.coordinates import (
 )
 from pymc_vi_ext.approximations.family_group import FamilyGroup
 from pymc_vi_ext.options import Options, option
+from pymc_vi_ext.upstream import node_property, starting_means
 
 # Degrees of freedom are 2 + exp(raw): variances exist, and a Gaussian is a few steps away.
 _LEAST_DF = 2.0
@@ -110,7 +110,7 @@ class StudentTGroup(FamilyGroup[StudentTOptions]):
         """Return PyMC's mean field start, at `df` degrees of freedom."""
         d = self.ddim
         return {
-            "mu": self._prepare_start(start),
+            "mu": starting_means(self, start),
             "rho": np.zeros(d),
             "log_df": np.full(d, np.log(options.df - _LEAST_DF)),
         }
@@ -221,7 +221,7 @@ class FullRankStudentTGroup(FamilyGroup[StudentTOptions]):
     def start_values(self, start: Any, options: StudentTOptions) -> dict[str, np.ndarray]:
         """Return PyMC's full-rank start, at `df` degrees of freedom."""
         return {
-            "mu": self._prepare_start(start),
+            "mu": starting_means(self, start),
             "L_tril": packed_identity(self.ddim),
             "log_df": np.full(1, np.log(options.df - _LEAST_DF)),
         }

@@ -45,6 +45,6 @@ def number_of_arguments(function: Any, allowed: tuple[int, ...], what: str) -> i
     raise TypeError(f"{what} must be a function of {forms}, not of {signature}.")
 
 
-def call(function: Callable[..., Any], count: int, arguments: tuple) -> Any:
+def call(function: Callable[..., Any], count: int, arguments: tuple[Any, ...]) -> Any:
     """Call `function` with the first `count` of the arguments."""
     return function(*arguments[:count])

@@ -42,7 +42,8 @@ def standard_error(values: np.ndarray, batches: int) -> np.ndarray:
     Flegal, J. and Jones, G. (2010). Batch means and spectral variance estimators in Markov chain
     Monte Carlo. Ann. Statist. 38(2). https://arxiv.org/abs/0811.1729
     """
-    return batch_means(values, batches).std(axis=0, ddof=1) / batches**0.5
+    error: np.ndarray = batch_means(values, batches).std(axis=0, ddof=1) / batches**0.5
+    return error
 
 
 def split_rhat(values: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from pytensor.tensor.random.type import RandomType
 from pymc_vi_ext.approximations.parameters import flat_parameters
 from pymc_vi_ext.callbacks.callback import Callback, Losses
 from pymc_vi_ext.state import FitState, running
+from pymc_vi_ext.upstream import layout
 
 _FORMAT = 1
 _FLOATS = ("float32", "float64")
@@ -213,9 +214,9 @@ def read(path: str | Path) -> Saved:
 def describe_model(approx: Approximation) -> dict[str, dict[str, str]]:
     """Say what makes the model of `approx` the same model: its variables, and its data."""
     variables = {
-        name: f"{value} of shape {tuple(shape)}"
+        name: f"{name} of shape {tuple(shape)}"
         for group in approx.groups
-        for name, (value, _, shape, _) in group.ordering.items()
+        for name, (_, shape) in layout(group).items()
     }
     model = approx.model
     observed = {}

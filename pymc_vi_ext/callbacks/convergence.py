@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from pymc.variational.callbacks import absolute, relative
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.approximations.parameters import flat_parameters, moments
 from pymc_vi_ext.callbacks.callback import Losses, Rule
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.options import positive, whole_number
+from pymc_vi_ext.upstream import absolute, relative
 
 _DIFFERENCES = ("absolute", "relative", "scaled")
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from pymc.variational import callbacks
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.approximations.parameters import flat_parameters, set_parameters
 from pymc_vi_ext.callbacks._signatures import call, number_of_arguments
 from pymc_vi_ext.callbacks.callback import Callback, Losses
+from pymc_vi_ext.callbacks.tracker import Tracker
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.options import whole_number
 
@@ -148,11 +150,10 @@ def _reader(monitor: Any, tracker: Any) -> Callable[..., Any] | None:
 
 
 def _tracked(tracker: Any, name: str) -> Callable[..., Any]:
-    known = getattr(tracker, "whatchdict", None)
-    if known is None:
+    if not isinstance(tracker, Tracker | callbacks.Tracker):
         raise TypeError(f"The monitor {name!r} is looked up in a Tracker, not in {tracker!r}.")
-    if name not in known:
-        raise UnknownNameError("monitor", name, ["loss", *known])
+    if name not in tracker.whatchdict:
+        raise UnknownNameError("monitor", name, ["loss", *tracker.whatchdict])
 
     def last(*_: Any) -> Any:
         values = tracker[name]

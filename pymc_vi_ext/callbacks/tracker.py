@@ -14,6 +14,7 @@ from pymc.variational.opvi import Approximation
 from pymc_vi_ext.callbacks._signatures import call, number_of_arguments
 from pymc_vi_ext.callbacks.callback import Callback, Losses
 from pymc_vi_ext.options import whole_number
+from pymc_vi_ext.upstream import layout
 
 
 class Tracker(Callback):
@@ -225,7 +226,7 @@ class Tracker(Callback):
             return {"": values}
         return {
             name: values[:, where].reshape(len(values), *shape)
-            for name, where, shape, _ in groups[0].ordering.values()
+            for name, (where, shape) in layout(groups[0]).items()
         }
 
 

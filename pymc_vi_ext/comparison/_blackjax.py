@@ -46,9 +46,13 @@ def sample_blackjax(
     import jax
 
     from arviz_base import from_dict
-    from pymc.backends.arviz import coords_and_dims_for_inferencedata
-    from pymc.sampling.jax import get_jaxified_graph, get_jaxified_logp
-    from pymc.util import get_default_varnames
+
+    from pymc_vi_ext.upstream import (
+        coords_and_dims_for_inferencedata,
+        get_default_varnames,
+        get_jaxified_graph,
+        get_jaxified_logp,
+    )
 
     logp = get_jaxified_logp(model)
     keys = jax.random.split(jax.random.PRNGKey(seed), chains)
@@ -75,8 +79,9 @@ def sample_blackjax(
 
     start = time.perf_counter()
     points = _initial_points(model, logp, chains, seed)
+    wait: Any = jax.block_until_ready  # without types
     positions, stats = jax.jit(jax.vmap(run_chain))(keys, points)
-    jax.block_until_ready(positions)
+    wait(positions)
     sampling_time = time.perf_counter() - start
 
     kept = get_default_varnames(model.unobserved_value_vars, include_transformed=False)

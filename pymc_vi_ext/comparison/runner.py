@@ -18,6 +18,7 @@ from pymc_vi_ext.comparison.methods import MethodSpec, make_spec, negative_elbos
 from pymc_vi_ext.comparison.metrics import score
 from pymc_vi_ext.comparison.types import MethodResult, Status
 from pymc_vi_ext.diagnostics import divergences, rhat_max
+from pymc_vi_ext.loop import fit_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,11 +251,10 @@ def run_method(
             model, spec.name, spec.all_options, draws, seed, progressbar
         )
     except Exception as error:  # the other methods go on; the traceback is in the result
-        partial = getattr(error, "approx", None)  # what `fit` had got by then
         return MethodResult(
             **common,
             status=Status.FAILED,
-            losses=negative_elbos(partial),
+            losses=negative_elbos(fit_of(error)),
             reason=f"{type(error).__name__}: {' '.join(str(error).split())}",
             error=traceback.format_exc(),
         )

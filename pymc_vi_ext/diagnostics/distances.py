@@ -156,7 +156,7 @@ def _wasserstein(x: np.ndarray, z: np.ndarray) -> float:
 
 
 def _kde_overlap(x: np.ndarray, z: np.ndarray) -> float:
-    from arviz_stats.base import array_stats
+    from pymc_vi_ext.upstream import array_stats
 
     if x.size < 2:
         return float("nan")

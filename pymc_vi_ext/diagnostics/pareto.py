@@ -49,7 +49,7 @@ def khat(dt: xr.DataTree) -> float:
     >>> khat(xr.DataTree.from_dict({"sample_stats": xr.Dataset({"lp": lp, "log_q": log_q})})) < 0.3
     True
     """
-    from arviz_stats.base import array_stats
+    from pymc_vi_ext.upstream import array_stats
 
     ratios = log_weights(dt)
     if np.isnan(ratios).any() or np.isposinf(ratios).any():

@@ -11,7 +11,7 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 
-from pymc.pytensorf import collect_default_updates, floatX
+from pymc.pytensorf import floatX
 from pytensor import config
 from pytensor.graph.replace import clone_replace
 
@@ -19,6 +19,7 @@ from pymc_vi_ext.engine.backend import Loop, make_loop
 from pymc_vi_ext.engine.program import StepProgram
 from pymc_vi_ext.engine.vectorize import over_rows
 from pymc_vi_ext.python_only import python_only
+from pymc_vi_ext.upstream import collect_default_updates
 
 
 class LogDensity:

@@ -17,6 +17,7 @@ from pymc_vi_ext.engine.jax_step import JaxStep, gives_shape, jax_step
 from pymc_vi_ext.engine.keys import generator_from_key, key_from_generator
 from pymc_vi_ext.engine.program import StepProgram
 from pymc_vi_ext.python_only import python_only
+from pymc_vi_ext.upstream import JAX_STATE, set_storage, storage
 
 # Longest run of steps in one call, and so the size of the loss buffer: the call's own cost (some
 # tens of microseconds) disappears in it.
@@ -66,7 +67,7 @@ class JaxLoop:
         self._loop: Any
         self._carry: list[Any] = []
         self._seen: list[Any] = [None] * len(self._shared)
-        self._data: list
+        self._data: list[Any]
         # The state shown to a callback while the device is ahead of it.
         self._shown: list[np.ndarray] | None = None
         # Intervals to run ahead at most, by memory, and now.
@@ -151,17 +152,15 @@ class JaxLoop:
         for i, (variable, value) in enumerate(zip(program.state, state, strict=True)):
             if not internals and variable in program.internals:
                 continue
-            if variable.container.storage[0] is not self._seen[i]:
+            if storage(variable) is not self._seen[i]:
                 continue
             random = isinstance(variable.type, RandomType)
-            # Past `set_value`, whose check of the type costs more than the copy.
-            variable.container.storage[0] = (
-                generator_from_key(np.asarray(_plain(value))) if random else np.array(value)
-            )
-            self._seen[i] = variable.container.storage[0]
+            new = generator_from_key(np.asarray(_plain(value))) if random else np.array(value)
+            set_storage(variable, new)
+            self._seen[i] = new
 
     def _storages(self) -> list[Any]:
-        return [v.container.storage[0] for v in self._shared]
+        return [storage(v) for v in self._shared]
 
     def _changed_outside(self) -> bool:
         return any(new is not old for new, old in zip(self._storages(), self._seen, strict=True))
@@ -256,14 +255,14 @@ def _loop(step: JaxStep, scored: bool, ahead: int) -> Callable[..., Any]:
 
 def _plain(value: Any) -> jax.Array:
     """Return the numbers of a part of the state; of a generator those of its key."""
-    return jax.random.key_data(value["jax_state"]) if isinstance(value, dict) else value
+    return jax.random.key_data(value[JAX_STATE]) if isinstance(value, dict) else value
 
 
 def _from_snapshot(value: np.ndarray, like: Any) -> Any:
     array = jax.device_put(np.array(value))
     if not isinstance(like, dict):
         return array
-    return {"jax_state": jax.random.wrap_key_data(array, impl="threefry2x32")}
+    return {JAX_STATE: jax.random.wrap_key_data(array, impl="threefry2x32")}
 
 
 def _as(value: Any, like: Any) -> Any:
@@ -274,7 +273,7 @@ def _as(value: Any, like: Any) -> Any:
 def _to_device(variable: SharedVariable) -> Any:
     value = variable.get_value(borrow=True)
     if isinstance(variable.type, RandomType):
-        return {"jax_state": key_from_generator(value)}
+        return {JAX_STATE: key_from_generator(value)}
     # A copy: JAX may use NumPy's own memory, and the loop overwrites its state.
     return jax.device_put(np.array(value))
 

@@ -12,9 +12,7 @@ from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.op import Op
 from pytensor.graph.replace import clone_replace
-from pytensor.graph.rewriting.basic import dfs_rewriter, node_rewriter
-from pytensor.link.jax.dispatch import jax_funcify, jax_typify
-from pytensor.link.utils import fgraph_to_python
+from pytensor.graph.rewriting.basic import node_rewriter
 from pytensor.tensor.basic import Split
 from pytensor.tensor.blockwise import Blockwise
 from pytensor.tensor.elemwise import DimShuffle
@@ -26,13 +24,22 @@ from pytensor.tensor.type import TensorType
 from pymc_vi_ext.engine.checks import drop_sure_conditions
 from pymc_vi_ext.engine.program import StepProgram
 from pymc_vi_ext.engine.shapes import with_static_shapes
+from pymc_vi_ext.upstream import (
+    DIAGONAL_PRODUCTS,
+    SELECTION_PRODUCTS,
+    dfs_rewriter,
+    fgraph_to_python,
+    jax_funcify,
+    jax_typify,
+)
 
+_barrier: Any = jax.lax.optimization_barrier  # without types
 # Larger constants become arguments: XLA folds what it finds inside a program, at compile time.
 _LARGEST_CONSTANT = 4_096  # bytes
 
 
 # They look through a whole graph at every product, for diagonal matrices and selections.
-_SLOW_REWRITES = ("dot_diag_to_elemwise", "selection_dot_to_indexing")
+_SLOW_REWRITES = (DIAGONAL_PRODUCTS, SELECTION_PRODUCTS)
 
 
 class UnsupportedOpError(NotImplementedError):
@@ -108,7 +115,7 @@ def _funcify(op: Op, node: Apply | None = None, **kwargs: Any) -> Callable[..., 
         if isinstance(op, RandomVariable):
             # Without the barrier XLA draws again inside every operation that uses the draw.
             rng, draw = result
-            return rng, jax.lax.optimization_barrier(draw)
+            return rng, _barrier(draw)
         if node is None or isinstance(result, tuple | list):
             return result
         return _typed(result, node.outputs[0])

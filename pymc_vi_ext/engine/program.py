@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import pytensor
 
-from pymc.pytensorf import collect_default_updates, floatX, reseed_rngs
+from pymc.pytensorf import floatX
 from pymc.variational.inference import Inference
 from pytensor.compile.mode import Mode, get_mode
 from pytensor.compile.sharedvalue import SharedVariable
@@ -16,6 +16,13 @@ from pytensor.tensor.random.type import RandomType
 
 from pymc_vi_ext.engine.vectorize import vectorized
 from pymc_vi_ext.python_only import python_only
+from pymc_vi_ext.upstream import (
+    CHECK_TO_INFINITY,
+    REMOVE_CHECK,
+    collect_default_updates,
+    default_update,
+    reseed_rngs,
+)
 
 
 class Program(Protocol):
@@ -95,7 +102,7 @@ class StepProgram:
         shared = [v for v in graph_inputs(outputs) if isinstance(v, SharedVariable)]
         counters: list[SharedVariable] = []
         for variable in shared:
-            default = getattr(variable, "default_update", None)
+            default = default_update(variable)
             if default is not None:
                 updates.setdefault(variable, default)
                 if not isinstance(variable.type, RandomType):
@@ -179,11 +186,7 @@ class StepProgram:
 
     def mode(self, mode: Mode | str, *rewrites: str) -> Mode:
         """Return PyTensor's `mode` with PyMC's treatment of parameter checks, and `rewrites`."""
-        check = (
-            "local_check_parameter_to_ninf_switch"
-            if self.check_bounds
-            else "local_remove_check_parameter"
-        )
+        check = CHECK_TO_INFINITY if self.check_bounds else REMOVE_CHECK
         base = get_mode(mode)
         return Mode(base.linker, base.provided_optimizer.including(check, *rewrites))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytensor
 
 from pymc_vi_ext.engine.program import StepProgram
+from pymc_vi_ext.upstream import RANDOM_IN_PLACE
 
 # names of the backends -> PyTensor's names of their modes
 _MODES = {"numba": "numba", "c": "cvm"}
@@ -46,7 +47,7 @@ class PyTensorLoop:
             [],
             program.loss,
             updates=program.updates,
-            mode=program.mode(mode, "random_make_inplace"),
+            mode=program.mode(mode, RANDOM_IN_PLACE),
             **kwargs,
         )
         self._scored = program.loss is not None

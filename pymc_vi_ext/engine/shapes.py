@@ -9,12 +9,12 @@ import numpy as np
 import pytensor.tensor as pt
 
 from pytensor.graph.basic import Apply, Variable
-from pytensor.graph.op import HasInnerGraph
 from pytensor.graph.rewriting.basic import node_rewriter
 from pytensor.graph.traversal import toposort
 from pytensor.scan.op import Scan
-from pytensor.tensor.basic import infer_static_shape
 from pytensor.tensor.shape import Shape, Shape_i
+
+from pymc_vi_ext.upstream import HasInnerGraph, infer_static_shape, share_notes
 
 
 def with_static_shapes(outputs: Sequence[Variable]) -> list[Variable]:
@@ -31,7 +31,7 @@ def with_static_shapes(outputs: Sequence[Variable]) -> list[Variable]:
         else:
             made = node.op.make_node(*given)
         for old, fresh in zip(node.outputs, made.outputs, strict=True):
-            fresh.name, fresh.tag = old.name, old.tag
+            share_notes(fresh, old)
             new[old] = fresh
             if isinstance(node.op, Scan) and None in getattr(fresh.type, "shape", ()):
                 # Its type does not say how many steps it takes, even where that is known.

@@ -16,21 +16,30 @@ import pytensor.tensor as pt
 # Registers the rewrites that `batchable` asks for; they cannot be registered after that.
 import pytensor.xtensor
 
-from pymc.variational.opvi import Approximation, ObjectiveFunction
+from pymc.variational.opvi import Approximation
 from pytensor.compile.builders import OpFromGraph
-from pytensor.compile.ops import ViewOp
-from pytensor.compile.rewriting import inline_ofg_node
 from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.replace import clone_replace, vectorize_graph
-from pytensor.graph.rewriting.basic import dfs_rewriter, node_rewriter
+from pytensor.graph.rewriting.basic import node_rewriter
 from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import ancestors
 from pytensor.scan.op import Scan
-from pytensor.tensor.basic import AllocDiag
 from pytensor.tensor.blockwise import Blockwise
-from pytensor.tensor.special import LogAddExp, LogSumExp, XLog1PY, XLogY
 
 from pymc_vi_ext.engine.shapes import known_shape, with_static_shapes
+from pymc_vi_ext.upstream import (
+    LOWER_XTENSOR,
+    AllocDiag,
+    LogAddExp,
+    LogSumExp,
+    ObjectiveFunction,
+    ViewOp,
+    XLog1PY,
+    XLogY,
+    dfs_rewriter,
+    inline_ofg_node,
+    without_cache,
+)
 
 
 class _VectorizedSampling:
@@ -65,7 +74,7 @@ class _SingleDraw(_VectorizedSampling):
     def datalogp(self) -> Any:
         return self.single_symbolic_datalogp  # type: ignore[attr-defined]
 
-    def get_optimization_replacements(self, s: Any, d: Any) -> dict:
+    def get_optimization_replacements(self, s: Any, d: Any) -> dict[Variable, Variable]:
         return {}
 
 
@@ -100,7 +109,7 @@ def batchable(outputs: list[Variable]) -> list[Variable]:
     flat = list(
         rewrite_graph(
             with_static_shapes(outputs),
-            include=("lower_xtensor",),
+            include=(LOWER_XTENSOR,),
             custom_rewrite=dfs_rewriter(_unwrap_batches, _unwrap),
             clone=True,
         )
@@ -173,6 +182,5 @@ def vectorized_approximation(approx: Approximation) -> Approximation:
 def _view(approx: Approximation, mixin: type) -> Approximation:
     cls = type(approx)
     view: Approximation = object.__new__(type(cls.__name__, (mixin, cls), {}))
-    # `_cache` holds the graphs PyMC memoised for the original, scans included.
-    view.__dict__.update({k: v for k, v in approx.__dict__.items() if k != "_cache"})
+    vars(view).update(without_cache(approx))
     return view

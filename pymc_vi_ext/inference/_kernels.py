@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
-from pymc.variational.test_functions import Kernel
 from pytensor.gradient import disconnected_grad
 
 from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.upstream import Kernel
+
+type Pair = tuple[pt.TensorVariable, pt.TensorVariable]
+type Profile = tuple[pt.TensorVariable, pt.TensorVariable, pt.TensorVariable]
 
 
 class Particles(NamedTuple):
@@ -67,7 +70,7 @@ class _Radial(SteinKernel):
     def bandwidth(self, X: pt.TensorVariable) -> pt.TensorVariable:
         raise NotImplementedError
 
-    def profile(self, squares: pt.TensorVariable, bandwidth: pt.TensorVariable) -> tuple:
+    def profile(self, squares: pt.TensorVariable, bandwidth: pt.TensorVariable) -> Profile:
         r"""Return :math:`\phi`, :math:`w = -2 \phi'` and :math:`w'` at `squares`."""
         raise NotImplementedError
 
@@ -119,7 +122,7 @@ class RBF(_Radial):
         h = 0.5 * _median_square(X) / pt.log(floatX(X.shape[0]) + floatX(1.0))
         return pt.maximum(h, floatX(1e-12))
 
-    def profile(self, squares: pt.TensorVariable, bandwidth: pt.TensorVariable) -> tuple:
+    def profile(self, squares: pt.TensorVariable, bandwidth: pt.TensorVariable) -> Profile:
         """Return the kernel and its slopes."""
         k = pt.exp(-squares / (2.0 * bandwidth))
         return k, k / bandwidth, -k / (2.0 * bandwidth**2)
@@ -141,7 +144,7 @@ class InverseMultiquadric(_Radial):
         """Return `c`."""
         return _median_square(X)
 
-    def profile(self, squares: pt.TensorVariable, bandwidth: pt.TensorVariable) -> tuple:
+    def profile(self, squares: pt.TensorVariable, bandwidth: pt.TensorVariable) -> Profile:
         """Return the kernel and its slopes."""
         k = 1.0 / pt.sqrt(1.0 + squares / bandwidth)
         return k, k**3 / bandwidth, -1.5 * k**5 / bandwidth**2
@@ -198,7 +201,7 @@ class Dense(SteinKernel):
 
     in_blocks = False
 
-    def __init__(self, function: Callable[[pt.TensorVariable], tuple]):
+    def __init__(self, function: Callable[[pt.TensorVariable], Pair]):
         super().__init__()
         self.function = function
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
-from pymc.variational.approximations import FullRankGroup
+from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.tensor.linalg import cholesky, eigh, solve
 
 from pymc_vi_ext.approximations import LowRankGroup
 from pymc_vi_ext.approximations._algebra import nearest_factors
+from pymc_vi_ext.upstream import FullRankGroup
 
 # Rounds of expectation maximisation that fit low-rank factors to a matched covariance, each step.
 _ROUNDS = 8
@@ -44,7 +45,7 @@ class Batch:
         r""":math:`\lambda / (1 + \lambda)`."""
         return self.rate / (1 + self.rate)
 
-    def columns(self, mu: pt.TensorVariable) -> tuple:
+    def columns(self, mu: pt.TensorVariable) -> tuple[pt.TensorVariable, pt.TensorVariable]:
         r"""Return `Q` and `R` with :math:`U = Q Q^T` and :math:`V = \Sigma + R R^T`."""
         root, root_part = pt.sqrt(self.rate), pt.sqrt(self.part)
         Q = pt.concatenate([root * self.score_away, root_part * self.score[None]]).T
@@ -56,7 +57,7 @@ class Batch:
         return (1 - self.part) * mu + self.part * (pushed + self.mean)
 
 
-def full_rank(group: FullRankGroup, batch: Batch) -> dict:
+def full_rank(group: FullRankGroup, batch: Batch) -> dict[SharedVariable, pt.TensorVariable]:
     r"""Solve :math:`\Sigma' U \Sigma' + \Sigma' = V`.
 
     With :math:`V = K K^T` and :math:`K^T U K = P \Lambda P^T` the solution is
@@ -80,7 +81,7 @@ def full_rank(group: FullRankGroup, batch: Batch) -> dict:
     return {mu: batch.moved(mu, covariance.dot(batch.score)), L_tril: packed}
 
 
-def low_rank(group: LowRankGroup, batch: Batch) -> dict:
+def low_rank(group: LowRankGroup, batch: Batch) -> dict[SharedVariable, pt.TensorVariable]:
     r"""Match without a matrix of d x d, and fit the factors to the covariance that results.
 
     With `Q` of as many columns as draws and one more, the solution is
@@ -112,7 +113,7 @@ def low_rank(group: LowRankGroup, batch: Batch) -> dict:
     }
 
 
-def _eigh(matrix: pt.TensorVariable, d: Any) -> tuple:
+def _eigh(matrix: pt.TensorVariable, d: Any) -> tuple[pt.TensorVariable, pt.TensorVariable]:
     """Return eigenvalues from 0 and eigenvectors of a matrix that may hold a NaN."""
     # No LAPACK takes one.
     finite = pt.all(pt.isfinite(matrix))

@@ -8,18 +8,21 @@ import pytensor
 import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
-from pymc.variational.operators import KSD, KSDObjective
-from pymc.variational.opvi import Approximation, ObjectiveUpdates
+from pymc.variational.operators import KSD
+from pymc.variational.opvi import Approximation
 from pymc.variational.stein import Stein
 from pymc.variational.updates import adagrad_window, total_norm_constraint
 from pytensor.tensor.linalg import cholesky, eigh, solve_triangular
 
 from pymc_vi_ext.errors import UnknownNameError
-from pymc_vi_ext.inference._kernels import Particles, SteinKernel
+from pymc_vi_ext.inference._kernels import Particles, SteinKernel, Sums
 from pymc_vi_ext.objectives.bounds import tempered_power
+from pymc_vi_ext.upstream import KSDObjective, ObjectiveUpdates
 
 # Entries of a kernel's matrix made at once.
 _MOST_ENTRIES = 2**23
+
+type Matrices = list[pt.TensorVariable]
 
 
 class SteinObjective(KSDObjective):
@@ -112,7 +115,8 @@ class SteinOperator(KSD):
     def __call__(self, f: Any) -> SteinObjective:
         """Return the objective with the kernel `f`."""
         self.returns_loss = isinstance(f, SteinKernel) and f.in_blocks
-        return super().__call__(f)
+        objective: SteinObjective = super().__call__(f)
+        return objective
 
     def tempered(self, first: float, steps: int) -> SteinOperator:
         """Return the operator of the posterior's power, which rises from `first` to 1."""
@@ -134,7 +138,7 @@ class SteinOperator(KSD):
             return obj_n_mc or 1
         return int(self.approx.groups[0].histogram.get_value(borrow=True).shape[0])
 
-    def scores(self) -> tuple:
+    def scores(self) -> tuple[Matrices, pt.TensorVariable]:
         """Return the particles of each group, (n, d of the group), and all scores, (n, d)."""
         stein = Stein(self.approx, kernel=None, use_histogram=self.approx.all_histograms)
         return (
@@ -142,7 +146,7 @@ class SteinOperator(KSD):
             stein.dlogp * self.approx.symbolic_normalizing_constant,
         )
 
-    def factor(self, matrices: list, scores: pt.TensorVariable) -> pt.TensorVariable | None:
+    def factor(self, matrices: Matrices, scores: pt.TensorVariable) -> pt.TensorVariable | None:
         """Return the Cholesky factor of the preconditioner, (d, d), if there is one."""
         if self.preconditioner is None:
             return None
@@ -152,7 +156,7 @@ class SteinOperator(KSD):
 
 def _sums(
     kernel: SteinKernel, X: pt.TensorVariable, scores: pt.TensorVariable, n: int, d: int
-) -> tuple:
+) -> Sums:
     """Return the kernel's sums for all `n` particles, in blocks where their matrix is large."""
     blocks = -(-n * n // _MOST_ENTRIES) if kernel.in_blocks else 1
     if blocks == 1:
@@ -169,10 +173,10 @@ def _sums(
         non_sequences=[X, scores, *kernel.scale(X)],
         return_updates=False,
     )
-    return tuple(part.reshape((blocks * size, *part.shape[2:]))[:n] for part in found)
+    return Sums(*(part.reshape((blocks * size, *part.shape[2:]))[:n] for part in found))
 
 
-def _fisher(matrices: list, scores: pt.TensorVariable) -> pt.TensorVariable:
+def _fisher(matrices: Matrices, scores: pt.TensorVariable) -> pt.TensorVariable:
     r"""Return the precision `H` with :math:`H C H = \Gamma`, covariances of particles and scores.
 
     At the posterior :math:`\Gamma` is the Fisher information and so is `H`. For a Gaussian
@@ -193,7 +197,7 @@ def _covariance(rows: pt.TensorVariable) -> pt.TensorVariable:
     return (1 - part) * outer + pt.diag(part * pt.diagonal(outer) + floatX(1e-30))
 
 
-def _hessian(matrices: list, scores: pt.TensorVariable) -> pt.TensorVariable:
+def _hessian(matrices: Matrices, scores: pt.TensorVariable) -> pt.TensorVariable:
     """Return the mean negative Hessian of the log density, with eigenvalues made positive."""
     columns = pt.jacobian(scores.sum(axis=0), matrices)
     mean = -pt.concatenate([pt.sum(c, axis=1) for c in columns], axis=1) / scores.shape[0]

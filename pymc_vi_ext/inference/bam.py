@@ -15,12 +15,7 @@ from pymc.pytensorf import floatX
 from pymc.variational.approximations import FullRank
 from pymc.variational.inference import Inference
 from pymc.variational.operators import KL
-from pymc.variational.opvi import (
-    Approximation,
-    ObjectiveFunction,
-    ObjectiveUpdates,
-    ParametrizationError,
-)
+from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.approximations import LowRankGroup, OneGroup, family_of
 from pymc_vi_ext.approximations.gaussians import kind_of
@@ -33,6 +28,7 @@ from pymc_vi_ext.modes import MOST_CURVED, find_mode, within_reach
 from pymc_vi_ext.options import Options as AnyOptions
 from pymc_vi_ext.options import option
 from pymc_vi_ext.python_only import python_only
+from pymc_vi_ext.upstream import ObjectiveFunction, ObjectiveUpdates, ParametrizationError
 
 # Draws a step, and for comparing starts.
 _BATCH, _DRAWS_AT_THE_START = 32, 64

@@ -11,14 +11,8 @@ import numpy as np
 import pymc as pm
 
 from pymc.model import modelcontext
-from pymc.progress_bar import default_progress_theme
-from pymc.variational.inference import Inference, KLqp, State
-from pymc.variational.opvi import (
-    Approximation,
-    Group,
-    ObjectiveFunction,
-    ParametrizationError,
-)
+from pymc.variational.inference import Inference, KLqp
+from pymc.variational.opvi import Approximation, Group
 from pymc.vartypes import discrete_types
 
 from pymc_vi_ext.approximations import OneGroup
@@ -30,6 +24,12 @@ from pymc_vi_ext.objectives import ELBO, Objective, PathELBO, Tempered
 from pymc_vi_ext.optimizers import AnnealedAdam, Given, Optimizer, WhitenedAdam
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.results import NEGATIVE_ELBO
+from pymc_vi_ext.upstream import (
+    ObjectiveFunction,
+    ParametrizationError,
+    State,
+    default_progress_theme,
+)
 
 
 class LoopMethod(Method):

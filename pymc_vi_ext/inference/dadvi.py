@@ -25,6 +25,7 @@ from pymc_vi_ext.options import Options as AnyOptions
 from pymc_vi_ext.options import option
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.results import StopReason
+from pymc_vi_ext.upstream import layout
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +214,8 @@ class DADVI(LoopMethod, KLqp):
             raise TypeError("Need to call `.fit` first")
         [group] = self.approx.groups
         model = self.approx.model
-        where = {rv.name: group.ordering[model.rvs_to_values[rv].name][1] for rv in model.free_RVs}
+        places = layout(group)
+        where = {rv.name: places[model.rvs_to_values[rv].name][0] for rv in model.free_RVs}
         if unknown := [name for name in names if name not in where]:
             raise ValueError(f"{unknown[0]!r} is no free variable: there are {', '.join(where)}.")
         optimum = self._optimum
@@ -235,7 +237,8 @@ class DADVI(LoopMethod, KLqp):
                 logger.warning("Conjugate gradients did not converge for element %d.", element)
             columns.append((unit * solution)[: len(tilt)][elements])
         covariance = np.array(columns)
-        return (covariance + covariance.T) / 2
+        symmetric: np.ndarray = (covariance + covariance.T) / 2
+        return symmetric
 
     def _show_mean_field(self) -> None:
         """Bring the mean field of now into the approximation, for callbacks."""

@@ -11,7 +11,6 @@ import pymc as pm
 
 from pymc.pytensorf import floatX
 from pymc.variational import inference
-from pymc.variational.opvi import ObjectiveFunction
 
 from pymc_vi_ext.inference._kernels import as_kernel
 from pymc_vi_ext.inference._stein import SteinOperator
@@ -21,6 +20,7 @@ from pymc_vi_ext.objectives import Objective, Tempered
 from pymc_vi_ext.options import Options as AnyOptions
 from pymc_vi_ext.options import option
 from pymc_vi_ext.python_only import python_only
+from pymc_vi_ext.upstream import ObjectiveFunction
 
 # Of the posterior's variance; with less the particles are said to have collapsed.
 _LEAST_VARIANCE = 0.5

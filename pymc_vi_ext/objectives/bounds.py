@@ -12,16 +12,12 @@ import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
 from pymc.variational.operators import KL
-from pymc.variational.opvi import (
-    Approximation,
-    ObjectiveFunction,
-    ObjectiveUpdates,
-    ParametrizationError,
-)
+from pymc.variational.opvi import Approximation
 from pytensor.gradient import disconnected_grad
 
 from pymc_vi_ext.approximations import families_of
 from pymc_vi_ext.objectives.elbo import PathELBO
+from pymc_vi_ext.upstream import ObjectiveFunction, ObjectiveUpdates, ParametrizationError
 
 
 class Objective(ABC):

@@ -50,6 +50,6 @@ def to_image(figure: Figure) -> np.ndarray:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)  # whose methods have no types
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

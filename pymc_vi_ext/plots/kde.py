@@ -125,7 +125,7 @@ def _elements(name: str, array: xr.DataArray) -> list[tuple[tuple[int, ...], str
 
 
 def _draw(axes: Axes, draws: np.ndarray, label: str, style: LineStyle) -> None:
-    from arviz_stats.base import array_stats
+    from pymc_vi_ext.upstream import array_stats
 
     colour, line = style
     if np.ptp(draws) > 0:

@@ -18,8 +18,10 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pymc_vi_ext.tracking.tracker import Execution, RunStatus
+from pymc_vi_ext.upstream import PARENT_RUN_TAG, image_prefix
 
-_BATCH = 900  # MLflow takes at most 1000 entries in a request
+# MLflow takes at most 1000 metrics in a request, and 100 params.
+_METRICS_AT_ONCE, _PARAMS_AT_ONCE = 900, 100
 
 
 class MlflowTracker:
@@ -95,7 +97,7 @@ class MlflowTracker:
             parent_id,
             tuple(
                 self._client.create_run(
-                    experiment, run_name=child, tags={"mlflow.parentRunId": parent_id}
+                    experiment, run_name=child, tags={PARENT_RUN_TAG: parent_id}
                 ).info.run_id
                 for child in children
             ),
@@ -106,7 +108,7 @@ class MlflowTracker:
         from mlflow.entities import Param
 
         entries = [Param(key, str(value)) for key, value in params.items()]
-        for batch in _batches(entries, 100):  # MLflow's limit for params
+        for batch in _batches(entries, _PARAMS_AT_ONCE):
             self._client.log_batch(run_id, params=batch)
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
@@ -126,13 +128,13 @@ class MlflowTracker:
             Metric(key, float(value), start + int(step), int(step))
             for step, value in zip(steps, values, strict=True)
         ]
-        for batch in _batches(entries, _BATCH):
+        for batch in _batches(entries, _METRICS_AT_ONCE):
             self._client.log_batch(run_id, metrics=batch)
 
     def log_image(self, run_id: str, key: str, image: np.ndarray) -> None:
         """Record an image at step 0, unless there is one by that key."""
         # MLflow puts a random part into the file's name, so the same image again is a second one.
-        prefix = f"images/{key.replace('/', '~')}+step+0+"
+        prefix = image_prefix(key, 0)
         stored = self._client.list_artifacts(run_id, "images")
         if not any(file.path.startswith(prefix) for file in stored):
             start = self._start(run_id)

@@ -213,10 +213,8 @@ def moments(name: str, path: str | os.PathLike[str] | None = None) -> xr.Dataset
     if _posterior(name).draws is not None:
         draws = reference(name, path)
         sample = ["chain", "draw"]
-        return xr.concat(
-            [draws.mean(sample), draws.std(sample, ddof=1)],
-            dim=xr.IndexVariable("moment", ["mean", "sd"]),
-        )
+        both = xr.concat([draws.mean(sample), draws.std(sample, ddof=1)], dim="moment")
+        return both.assign_coords(moment=["mean", "sd"])
     file = _folder(path) / "moments" / f"{name}.json"
     if not file.exists():
         raise LookupError(f"Neither reference draws nor moments of {name!r} are published.")
