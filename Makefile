@@ -4,8 +4,11 @@
 PYTHON ?= $(shell command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
 LATEST := .venv-latest
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 CONFIG ?= configs/mixture.yaml
+NEEDS_EXTRAS := tests/flows tests/plots tests/tracking tests/comparison/test_config.py \
+  pymc_vi_ext/comparison/config.py
 
 # The reference posteriors, where a copy lies beside the checkout.
 ifneq ($(wildcard ../shared/posteriordb),)
@@ -18,7 +21,7 @@ export DO_NOT_TRACK = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare validate test test-latest lint types docs bench bench-stopping bench-families schema constraints clean
+.PHONY: help setup compare validate test test-latest test-oldest lint types docs bench bench-stopping bench-families schema constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 16
@@ -40,6 +43,13 @@ $(LATEST)/.ready: pyproject.toml constraints-latest.txt
 	  -e '.[flows,samplers]' --group dev
 	@touch $@
 
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	@echo "Setting up $(OLDEST) with the oldest dependencies (a few minutes, once)"
+	@$(PYTHON) -m venv $(OLDEST)
+	@$(OLDEST)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[plots]' --group dev
+	@touch $@
+
 setup: $(VENV)/.ready  ## Set up .venv
 
 compare: $(VENV)/.ready  ## Run the comparison of CONFIG (configs/mixture.yaml)
@@ -53,6 +63,10 @@ test: $(VENV)/.ready lint types  ## Lint, types, tests and the documentation's e
 
 test-latest: $(LATEST)/.ready  ## The tests on the newest PyMC, without pymc-extras
 	$(LATEST)/bin/python -m pytest -n auto
+
+# Not what needs the other extras, whose oldest versions nobody pins.
+test-oldest: $(OLDEST)/.ready  ## The core's tests on the oldest dependencies
+	$(OLDEST)/bin/python -m pytest -n auto $(addprefix --ignore=,$(NEEDS_EXTRAS))
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -85,6 +99,9 @@ constraints: $(VENV)/.ready  ## Pin the dependencies anew
 	  pyproject.toml --extra all --group dev -o constraints.txt
 	echo 'pymc>=6.4' | $(BIN)/uv pip compile -q --universal --no-annotate --no-header --upgrade \
 	  pyproject.toml --extra flows --extra samplers --group dev -c - -o constraints-latest.txt
+	$(BIN)/uv pip compile -q --universal --no-annotate --no-header --resolution lowest-direct \
+	  pyproject.toml | $(BIN)/uv pip compile -q --universal --no-annotate --no-header --upgrade \
+	  pyproject.toml --extra plots --group dev -c - -o constraints-oldest.txt
 
 clean:
-	rm -rf $(VENV) $(LATEST) docs/_build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LATEST) $(OLDEST) docs/_build .pytest_cache .mypy_cache .ruff_cache

@@ -229,6 +229,7 @@ def test_a_failed_fit_keeps_its_losses():
 
 
 def test_a_result_survives_the_disk(finished, tmp_path):
+    pytest.importorskip("h5netcdf")
     for number, r in enumerate([finished.results[0], finished.results[2], finished.results[-1]]):
         back = load_result(save_result(r, tmp_path / str(number)))
         assert (back.label, back.seed, back.status, back.error) == (
