@@ -6,6 +6,7 @@ import pymc as pm
 import pytensor
 import pytest
 
+from compilations import compilations
 from model_table import MODELS, Y
 from pymc.variational.approximations import MeanField
 from pymc.variational.inference import KLqp
@@ -21,40 +22,27 @@ from pymc_vi_ext.engine.keys import generator_from_key, key_from_generator
 QUIET = {"backend": "jax", "progressbar": False}
 
 
-@pytest.fixture
-def compilations():
-    """A list that gets an entry with each compilation of XLA while the test runs."""
-    seen = []
-
-    def listen(event, duration, **kwargs):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(kwargs)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
-def test_second_fit_and_refine_compile_nothing(compilations):
+def test_second_fit_and_refine_compile_nothing():
     inference = vix.ADVI(model=MODELS["conjugate"](), random_seed=1)
-    inference.fit(50, **QUIET)
-    assert compilations
-    compilations.clear()
-    inference.fit(777, **QUIET)
-    inference.refine(33, progressbar=False)
-    assert compilations == []
+    with compilations() as seen:
+        inference.fit(50, **QUIET)
+        assert seen
+        seen.clear()
+        inference.fit(777, **QUIET)
+        inference.refine(33, progressbar=False)
+        assert seen == []
     assert inference.approx.report.timings.compile_s == 0.0
     assert len(inference.hist) == 50 + 777 + 33
 
 
-def test_equal_optimizers_share_a_program(compilations):
+def test_equal_optimizers_share_a_program():
     inference = vix.ADVI(model=MODELS["conjugate"](), random_seed=1)
     inference.fit(10, obj_optimizer=pm.adam(learning_rate=0.1), **QUIET)
-    compilations.clear()
-    inference.fit(10, obj_optimizer=pm.adam(learning_rate=0.1), **QUIET)
-    assert compilations == []
-    inference.fit(10, obj_optimizer=pm.adam(learning_rate=0.2), **QUIET)
-    assert compilations
+    with compilations() as seen:
+        inference.fit(10, obj_optimizer=pm.adam(learning_rate=0.1), **QUIET)
+        assert seen == []
+        inference.fit(10, obj_optimizer=pm.adam(learning_rate=0.2), **QUIET)
+        assert seen
 
 
 def test_same_seed_same_losses_whatever_the_chunks(monkeypatch):
