@@ -128,15 +128,16 @@ def test_losses_that_are_all_broken_change_nothing(row):
 
 
 @each_rule
-@given(seed=seeds, cut=st.integers(1, 40))
+@given(seed=seeds, part=st.floats(0.1, 0.95))
 @quickly
-def test_a_restart_changes_nothing(row, seed, cut):
+def test_a_restart_changes_nothing(row, seed, part):
     losses = noisy(seed)
     whole = row.build()
     before = row.build()
-    cut *= CALLED
     expected = acts(whole, losses)
-    assume(expected is not None and cut < expected)
+    assume(expected is not None)
+    # Anywhere before it acts: some rules begin to look late.
+    cut = CALLED * int(part * expected / CALLED)
     assert acts(before, losses[:cut]) is None
     state = before.state_dict()
     plain = {key: v for key, v in state.items() if not isinstance(v, np.ndarray)}
