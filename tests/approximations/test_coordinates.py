@@ -23,7 +23,12 @@ def approx(request):
 
 def natural_coordinates(approx):
     [group] = approx.groups
-    return family_of(group).coordinates()
+    found = family_of(group).coordinates()
+    # Each parameter is in one of them.
+    assert sorted(p.name for c in found for p in c.parameters) == sorted(
+        p.name for p in approx.params
+    )
+    return found
 
 
 def test_the_gradient_is_that_of_the_move(approx):
