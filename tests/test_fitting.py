@@ -9,6 +9,8 @@ from pymc.variational import callbacks
 from pymc.variational.approximations import MeanField
 from pymc.variational.inference import KLqp
 from pymc.variational.opvi import ParametrizationError
+from pytensor.compile.mode import Mode
+from pytensor.link.basic import PerformLinker
 
 import pymc_vi_ext as vix
 
@@ -16,6 +18,8 @@ from pymc_vi_ext.inference import METHODS
 from pymc_vi_ext.loop import nan_parameters
 
 QUIET = {"backend": "jax", "progressbar": False}
+# Compiles nothing.
+PYTHON = Mode(linker="py", optimizer="fast_compile")
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +260,7 @@ def test_progress_bar_shows_what_rules_measure(conjugate, capsys):
     check = vix.callbacks.CheckParametersConvergence(every=50, tolerance=1e-9)
     vix.fit(600, model=conjugate, callbacks=[check], convergence=None, backend="jax")
     shown = capsys.readouterr().out
+    assert check.status.startswith("change ")
     assert check.status in " ".join(shown.split())
 
 
@@ -281,14 +286,11 @@ def test_contradictory_rules(conjugate):
 
 
 def test_compile_kwargs_choose_a_pytensor_mode(conjugate):
-    approx = vix.fit(
-        3,
-        convergence=None,
-        model=conjugate,
-        compile_kwargs={"mode": "FAST_COMPILE"},
-        progressbar=False,
-    )
-    assert approx.report.steps == 3
+    inference = vix.ADVI(model=conjugate)
+    options = {"convergence": None, "compile_kwargs": {"mode": PYTHON}, "progressbar": False}
+    assert vix.fit(3, method=inference, **options).report.steps == 3
+    step = inference.session.prepared.loop._step
+    assert type(step.maker.linker) is PerformLinker
     with pytest.raises(ValueError, match="compile_kwargs are for PyTensor's own backends"):
         vix.fit(3, convergence=None, model=conjugate, compile_kwargs={"profile": True}, **QUIET)
 
@@ -373,10 +375,18 @@ def test_nan_parameters_of_every_shape():
 
 
 def test_foreign_inference_keeps_its_own_defaults(conjugate):
-    with pytest.warns(UserWarning, match="experimental inference Operator"):
-        inference = pm.ASVGD(model=conjugate)
-    approx = vix.fit(3, convergence=None, method=inference, **QUIET)
-    assert approx.report.steps == 3
+    """500 draws, as PyMC's ASVGD has in its own `fit`."""
+
+    def fitted(**draws):
+        with pytest.warns(UserWarning, match="experimental inference Operator"):
+            inference = pm.ASVGD(model=conjugate)
+        options = {"convergence": None, "compile_kwargs": {"mode": PYTHON}, "random_seed": 1}
+        approx = vix.fit(1, method=inference, progressbar=False, **options, **draws)
+        assert approx.report.steps == 1
+        return np.concatenate([p.get_value() for p in approx.params])
+
+    np.testing.assert_array_equal(fitted(), fitted(obj_n_mc=500))
+    assert (fitted() != fitted(obj_n_mc=400)).all()
 
 
 def test_temperature_of_the_prior(conjugate):

@@ -68,11 +68,11 @@ def test_tracking_parameters():
         approx = vix.fit(
             20_000,
             convergence=None,
-            callbacks=[callbacks.CheckParametersConvergence(diff="absolute", tolerance=1e-2)],
+            callbacks=[callbacks.CheckParametersConvergence(diff="absolute", tolerance=0.05)],
             random_seed=1,
             **QUIET,
         )
-    assert approx.report.stop_reason in (vix.StopReason.STOPPED, vix.StopReason.COMPLETED)
+    assert approx.report.stopped_by == "CheckParametersConvergence", approx.report
     means = vix.to_datatree(approx, 2000, random_seed=1).posterior
     # The mean of a Gamma(alpha, beta) is alpha / beta: the data's, within a few standard errors.
     ratio = float((means["alpha"] / means["beta"]).mean())
@@ -81,9 +81,13 @@ def test_tracking_parameters():
 
 def test_full_rank_from_an_approximation_object(bimodal):
     with bimodal:
-        approx = vix.fit(500, convergence=None, method=vix.FullRankADVI(random_seed=1), **QUIET)
-        approx = vix.fit(500, convergence=None, method=KLqp(approx), **QUIET)
+        first = vix.fit(500, convergence=None, method=vix.FullRankADVI(random_seed=1), **QUIET)
+        steps = first.hist
+        approx = vix.fit(500, convergence=None, method=KLqp(first), **QUIET)
+    assert approx is first
     assert len(approx.hist) == 500
+    # It goes on where the first ended, far below where that began.
+    assert approx.hist[:50].mean() < steps[:50].mean() - 1
 
 
 def test_empirical_from_a_trace():
@@ -106,7 +110,7 @@ def test_multilabel_logistic_regression_and_sample_node():
     order = np.random.default_rng(0).permutation(len(y))
     train, test = order[:112], order[112:]
     shared_x, shared_y = pytensor.shared(x[train]), pytensor.shared(y[train])
-    with pm.Model() as iris:
+    with pm.Model():
         weights = pm.Normal("W", 0.0, 10.0, shape=(4, 3))
         bias = pm.Normal("b", 0.0, 10.0, shape=3)
         p = pt.special.softmax(shared_x.dot(weights) + bias, axis=-1)
@@ -118,7 +122,6 @@ def test_multilabel_logistic_regression_and_sample_node():
     predict = pytensor.function([inputs], probabilities.mean(0), mode="FAST_COMPILE")
     accuracy = (predict(x[test]).argmax(-1) == y[test]).mean()
     assert accuracy > 0.85
-    assert iris["W"].name == "W"
 
 
 def test_minibatches():
@@ -168,8 +171,10 @@ def test_fit_state_and_data_of_an_approximation(bimodal):
 
 
 def test_mean_field_object(bimodal):
-    approx = vix.fit(10, convergence=None, method=KLqp(MeanField(model=bimodal)), **QUIET)
-    assert isinstance(approx, MeanField)
+    given = MeanField(model=bimodal)
+    approx = vix.fit(10, convergence=None, method=KLqp(given), **QUIET)
+    assert approx is given
+    assert len(approx.hist) == 10
 
 
 # formulae, which reads Bambi's formulas, calls pandas as pandas 2 wants it.

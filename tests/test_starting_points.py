@@ -14,10 +14,10 @@ COV = np.array([[1.0, 0.6], [0.6, 0.5]])
 
 @pytest.fixture(scope="module")
 def model():
-    """A Gaussian posterior, of a scalar and a vector."""
+    """A Gaussian posterior, of a scalar and a vector, whose initial point is not its mode."""
     with pm.Model() as model:
-        x = pm.Normal("x", 3.0, 1.0)
-        pm.Normal("y", 1.0 + 0.6 * (x - 3.0), np.sqrt(0.5 - 0.36), shape=1)
+        x = pm.Normal("x", 3.0, 1.0, initval=0.0)
+        pm.Normal("y", 1.0 + 0.6 * (x - 3.0), np.sqrt(0.5 - 0.36), shape=1, initval=[5.0])
     return model
 
 
@@ -46,13 +46,15 @@ def begun(model, start, method="fullrank_advi", **options):
 )
 def test_laplace_as_a_start_of_every_family(model, method, options):
     approx = begun(model, "laplace", method, inf_kwargs=options)
-    error = 0.1 if method == "svgd" else 1e-4
-    np.testing.assert_allclose(approx.mean.eval(mode="FAST_COMPILE"), [3.0, 1.0], atol=error)
-    sds = approx.std.eval(mode="FAST_COMPILE")
-    if method == "advi":
-        np.testing.assert_allclose(sds, 1 / np.sqrt(np.diag(np.linalg.inv(COV))), rtol=1e-4)
-    else:
-        np.testing.assert_allclose(sds, np.sqrt(np.diag(COV)), rtol=0.1)
+    sds = np.sqrt(np.diag(COV if method != "advi" else np.diag(1 / np.diag(np.linalg.inv(COV)))))
+    # Five standard errors of means and standard deviations: of as many particles, and of the 2,000
+    # draws that a flow takes its standard deviations from.
+    n = {"svgd": 5_000, "flow_advi": 2_000}.get(method, np.inf)
+    mean_error = 5 / n**0.5 if method == "svgd" else 1e-4
+    # A low-rank covariance keeps something on its diagonal.
+    sd_error = 0.02 if method == "lowrank_advi" else 5 / (2 * n) ** 0.5 + 1e-4
+    np.testing.assert_allclose(approx.mean.eval(mode="FAST_COMPILE"), [3.0, 1.0], atol=mean_error)
+    np.testing.assert_allclose(approx.std.eval(mode="FAST_COMPILE"), sds, rtol=sd_error)
 
 
 def test_map_moves_the_means_and_keeps_the_scales(model):

@@ -23,7 +23,10 @@ def approx(request):
 
 def natural_coordinates(approx):
     [group] = approx.groups
-    return family_of(group).coordinates()
+    found = family_of(group).coordinates()
+    names = [p.name for coordinates in found for p in coordinates.parameters]
+    assert 0 < len(names) == len(set(names))
+    return found
 
 
 def test_the_gradient_is_that_of_the_move(approx):

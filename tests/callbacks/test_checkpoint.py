@@ -91,6 +91,7 @@ def test_every_method_goes_on(model, method, options, tmp_path):
         **options,
         **QUIET,
     )
+    assert 0 < checkpoint.read(path).header["step"] < whole.report.steps
     resumed = vix.resume(path, model, progressbar=False)
     assert resumed.report.steps == whole.report.steps
     np.testing.assert_array_equal(resumed.hist, whole.hist)
@@ -106,10 +107,12 @@ def test_states_of_callbacks_go_on(model, tmp_path):
         tracker = vix.callbacks.Tracker(every=50, step=lambda approx, losses, i: i)
         return [tracker, EarlyStopping(patience=100, every=50), Checkpoint(path, 150)]
 
-    vix.fit(400, model=model, callbacks=callbacks(), convergence=None, random_seed=2, **QUIET)
-    again = callbacks()
+    before, again = callbacks(), callbacks()
+    vix.fit(400, model=model, callbacks=before, convergence=None, random_seed=2, **QUIET)
+    assert checkpoint.read(path).header["step"] == 300
     vix.resume(path, model, callbacks=again, progressbar=False)
     assert list(again[0]["step"]) == list(range(50, 401, 50))
+    np.testing.assert_equal(again[1].state_dict(), before[1].state_dict())
     with pytest.raises(CheckpointError, match="callbacks Tracker, EarlyStopping"):
         vix.resume(path, model, callbacks=again[1:], progressbar=False)
 
@@ -156,12 +159,13 @@ def test_options_a_file_cannot_hold(model, tmp_path):
     whole = vix.fit(
         200,
         model=model,
-        callbacks=[Checkpoint(path, 100)],
+        callbacks=[Checkpoint(path, 150)],
         obj_optimizer=optimizer,
         convergence=None,
         random_seed=1,
         **QUIET,
     )
+    assert checkpoint.read(path).header["step"] == 150
     with pytest.raises(CheckpointError, match="obj_optimizer=<function"):
         vix.resume(path, model, progressbar=False)
     resumed = vix.resume(path, model, obj_optimizer=optimizer, progressbar=False)

@@ -37,9 +37,9 @@ def fake(d=2, dtype=float):
     return SimpleNamespace(params=[mu, rho], groups=[group])
 
 
-def follow(rule, trajectory, steps, dtype=float):
+def follow(rule, trajectory, steps, dtype=float, approx=None):
     """Show a rule the rows of a trajectory at `steps`; return where it stops, and the fake."""
-    approx = fake(trajectory.shape[1] // 2, dtype)
+    approx = approx or fake(trajectory.shape[1] // 2, dtype)
     for i in steps:
         set_parameters(approx, trajectory[i - 1])
         try:
@@ -139,14 +139,16 @@ def test_a_family_without_moments():
             rule(flow, None, 100)
 
 
-def test_a_single_particle_is_no_reason_to_stop():
-    particle = pytensor.shared(np.zeros((1, 2)), "histogram")
-    group = SimpleNamespace(params=[particle], params_dict={"histogram": particle})
-    approx = SimpleNamespace(params=[particle], groups=[group])
+@pytest.mark.parametrize(("particles", "stopped"), [([0.0], None), ([0.0, 1e6], 2)])
+def test_a_single_particle_is_no_reason_to_stop(particles, stopped):
+    """It has no spread, in which a move of 1 would be little; two particles far apart have."""
+    histogram = pytensor.shared(np.tile(np.array(particles)[:, None], 2), "histogram")
+    group = SimpleNamespace(params=[histogram], params_dict={"histogram": histogram})
+    approx = SimpleNamespace(params=[histogram], groups=[group])
     rule = CheckParametersConvergence(every=1, diff="scaled")
-    for i in range(1, 5):
-        particle.set_value(particle.get_value() + 1)
-        rule(approx, None, i)
+    moves = histogram.get_value().ravel() + np.arange(4.0)[:, None]
+    assert follow(rule, moves, range(1, 5), approx=approx)[0] == stopped
+    assert rule.status.startswith("change ")
 
 
 def test_split_rhat_is_arvizs():
@@ -180,6 +182,10 @@ def test_iterates_are_averaged_once_they_are_stationary(settling):
     stopped, approx, reason = follow(IterateRhat(), trajectory, range(1, 40_001))
     assert 2500 < stopped < 30_000
     assert "the parameters are set to that average" in reason
+    assert_averaged(approx, target)
+
+
+def assert_averaged(approx, target):
     # Four times .02 standard deviations, which are softplus(-1) = .31 and softplus(0) = .69, and
     # four times .02 of their logarithms.
     np.testing.assert_allclose(flat_parameters(approx)[:2], target[:2], atol=0.08 * 0.69)
@@ -209,6 +215,7 @@ def test_iterates_are_merged_and_none_is_lost(settling):
 def test_iterates_after_a_restart(settling):
     _, trajectory = settling
     expected = follow(IterateRhat(), trajectory, range(10, 40_001, 10))
+    assert expected[0] > 3010
     before, after = IterateRhat(), IterateRhat()
     follow(before, trajectory, range(10, 3011, 10))
     after.load_state_dict(before.state_dict())
@@ -218,10 +225,13 @@ def test_iterates_after_a_restart(settling):
 
 
 def test_broken_iterates_are_left_out(settling):
-    _, trajectory = settling
+    target, trajectory = settling
     broken = trajectory.copy()
-    broken[99::500] = np.nan
-    assert follow(IterateRhat(), broken, range(10, 40_001, 10))[0] is not None
+    # Every fifth that the rule sees, in one coordinate.
+    broken[9::50, 0] = np.nan
+    stopped, approx, _ = follow(IterateRhat(), broken, range(10, 40_001, 10))
+    assert stopped is not None
+    assert_averaged(approx, target)
 
 
 def test_a_falling_rate_is_refused():

@@ -100,15 +100,20 @@ def test_the_evaluation_leaves_the_fit_as_it_was(badly_scaled):
 
     class Ask:
         every = 70
+        calls = 0
 
         def __call__(self, approx, losses, i):
+            self.calls += 1
             point = np.zeros(sum(p.get_value().size for p in approx.params))
             twice = approx.fit_state.losses_at([point, point], 20, 3)
             np.testing.assert_array_equal(twice[0], twice[1])
+            assert np.ptp(twice[0]) > 0
 
     options = {"model": badly_scaled[0], "random_seed": 2, "convergence": None, **QUIET}
     plain = vix.fit(500, **options)
-    asked = vix.fit(500, callbacks=[Ask()], **options)
+    ask = Ask()
+    asked = vix.fit(500, callbacks=[ask], **options)
+    assert ask.calls == 7
     np.testing.assert_array_equal(plain.hist, asked.hist)
 
 
