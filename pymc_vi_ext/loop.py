@@ -14,7 +14,7 @@ import time
 import warnings
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -26,7 +26,7 @@ from pymc_vi_ext import __version__
 from pymc_vi_ext.approximations.parameters import set_parameters
 from pymc_vi_ext.callbacks import Callback, Rule
 from pymc_vi_ext.callbacks.callback import Losses, as_callbacks
-from pymc_vi_ext.callbacks.checkpoint import Saved
+from pymc_vi_ext.callbacks.checkpoint import Saved, describe_option
 from pymc_vi_ext.engine import Loop
 from pymc_vi_ext.method import PYMC_OPTIONS, Ending, Method, Request
 from pymc_vi_ext.progress import fit_progress
@@ -116,9 +116,12 @@ def fit_method(
     clock = _Clock(call.started - method.construct_s)
     method.construct_s = 0.0
     check_steps(n)
-    callbacks, convergence = split_rule(as_callbacks(call.callbacks), convergence)
+    callbacks, rule = split_rule(as_callbacks(call.callbacks), convergence)
+    if rule is not convergence and call.options is not None:
+        # A file that is resumed has to know that this rule judges, and not the default.
+        call = replace(call, options={**call.options, "convergence": describe_option(rule)})
     _check_options(method, {"callbacks": callbacks or None, **options})
-    _check_tempering(method, n, convergence, call.saved)
+    _check_tempering(method, n, rule, call.saved)
     given = {name: value for name, value in options.items() if value is not None}
     request = Request(
         backend=backend,
@@ -127,7 +130,7 @@ def fit_method(
         more=given,
     )
     clock.construct_s = clock.spent()
-    session, new = open_session(method, request, convergence)
+    session, new = open_session(method, request, rule)
     prepared = session.prepared
     if new:
         clock.compile_s = prepared.loop.compile_s
@@ -198,7 +201,7 @@ def _run(
         _set_result(session, approx, ending)
     if rule is not None and ending.reason is StopReason.COMPLETED and n:
         ending.evidence = f"not converged: {rule.shortfall}"
-        ending.warning = (
+        ending.warnings.append(
             f"The fit took all of its {n:,} steps before it converged ({rule.shortfall}). "
             "Raise `n`, or `refine`; `approx.report.evidence` keeps this."
         )
@@ -235,8 +238,8 @@ def _run(
     if ending.error is not None:
         ending.error.approx = approx  # type: ignore[attr-defined]
         raise ending.error
-    if ending.warning:
-        warnings.warn(ending.warning, stacklevel=5)
+    for warning in ending.warnings:
+        warnings.warn(warning, stacklevel=5)
 
 
 def _begin(
@@ -288,7 +291,7 @@ def _set_result(session: Session, approx: Approximation, ending: Ending) -> None
 def _conclude(method: Method, ending: Ending) -> None:
     conclusion = method.conclude(ending)
     ending.evidence = "; ".join(filter(None, [ending.evidence, conclusion.evidence]))
-    ending.warning = ending.warning or conclusion.warning
+    ending.warnings += [conclusion.warning] if conclusion.warning else []
 
 
 class _Trace:

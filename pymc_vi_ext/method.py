@@ -67,7 +67,7 @@ class EvaluationOptions(AnyOptions):
 class StepOptions(AnyOptions):
     """How the steps of a method are taken; the same names as of :func:`pymc_vi_ext.fit`."""
 
-    n: int = option(100_000, "Number of steps, at most; exactly, with convergence null.", ge=0)
+    n: int = option(100_000, "Number of steps, at most; exactly, with convergence null.", ge=1)
     convergence: str | None = option(
         "default", "Rule that stops the fit before that; null is none.", choices=lambda: RULES
     )
@@ -157,8 +157,8 @@ class Ending:
         What the fit will raise.
     has_result : bool
         Whether a callback set the parameters to the result.
-    warning : str
-        What the fit will warn of at its very end, if anything.
+    warnings : list of str
+        What the fit will warn of at its very end.
     """
 
     reason: StopReason = StopReason.COMPLETED
@@ -166,7 +166,7 @@ class Ending:
     evidence: str = ""
     error: Exception | None = None
     has_result: bool = False
-    warning: str = ""
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

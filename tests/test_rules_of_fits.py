@@ -52,6 +52,22 @@ def test_a_rule_among_the_callbacks_is_the_fits_rule(conjugate):
         np.testing.assert_array_equal(approx.hist, expected.hist)
 
 
+def test_a_rule_with_options_is_asked_for_again(conjugate, tmp_path):
+    """A file cannot hold it, and another rule must not judge in its place without a word."""
+    for place in ("convergence", "callbacks"):
+        save = vix.callbacks.Checkpoint(tmp_path / f"{place}.npz", every=100)
+        rule = StagedStop(tolerance=1e-6)
+        given = {"convergence": rule} if place == "convergence" else {}
+        callbacks = [save] if place == "convergence" else [save, rule]
+        whole = vix.fit(model=conjugate, random_seed=1, callbacks=callbacks, **given, **QUIET)
+        with pytest.raises(ValueError, match="convergence=.* pass it to `resume` again"):
+            vix.resume(save.path, conjugate, progressbar=False)
+        again = vix.resume(
+            save.path, conjugate, convergence=StagedStop(tolerance=1e-6), progressbar=False
+        )
+        np.testing.assert_array_equal(again.hist, whole.hist)
+
+
 def test_a_rule_in_pymcs_entry_point(conjugate):
     with conjugate:
         approx = pm.fit(
