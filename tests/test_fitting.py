@@ -385,8 +385,9 @@ def test_foreign_inference_keeps_its_own_defaults(conjugate):
         assert approx.report.steps == 1
         return np.concatenate([p.get_value() for p in approx.params])
 
-    np.testing.assert_array_equal(fitted(), fitted(obj_n_mc=500))
-    assert (fitted() != fitted(obj_n_mc=400)).all()
+    own = fitted()
+    np.testing.assert_array_equal(own, fitted(obj_n_mc=500))
+    assert (own != fitted(obj_n_mc=400)).all()
 
 
 def test_temperature_of_the_prior(conjugate):

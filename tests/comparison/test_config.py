@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pymc_vi_ext.comparison import METHODS, ConfigError, MethodSpec, load_config
+from pymc_vi_ext.comparison import ConfigError, MethodSpec, load_config, runnable_names
 from pymc_vi_ext.comparison.config import build_model, json_schema
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -35,7 +35,7 @@ def test_the_schema_in_the_repository_is_current():
 
 
 def test_the_schema_knows_every_method_and_its_options():
-    for name in METHODS:
+    for name in runnable_names():
         assert f'"Method_{name}"' in json_schema()
     assert '"n_particles"' in json_schema()
 
@@ -54,8 +54,8 @@ NUTS = "methods: [{name: nuts}]\n"
     [
         (
             HEAD + "methods: [{name: nuts}, {name: svgd, n_particle: 3}]",
-            "methods[1].n_particle: unknown key; known keys: name, label, n, convergence, "
-            "learning_rate, obj_n_mc, backend, n_particles, kernel, preconditioner.",
+            "methods[1].n_particle: unknown key; known keys: name, label, n, convergence, backend, "
+            "obj_n_mc, learning_rate, n_particles, jitter, kernel, preconditioner, temperature.",
         ),
         (
             HEAD + NUTS + "draw: 3",
@@ -64,7 +64,7 @@ NUTS = "methods: [{name: nuts}]\n"
         ),
         (
             HEAD + "methods: [{name: nutz}]",
-            "methods[0].name: unknown method 'nutz'; known: " + ", ".join(METHODS) + ".",
+            "methods[0].name: unknown method 'nutz'; known: " + ", ".join(runnable_names()) + ".",
         ),
         (HEAD + "methods: [{n: 3}]", "methods[0].name: this key is required; one of nuts, advi"),
         (HEAD + "methods: [nuts]", "methods[0]: needs keys, such as `- name: nuts`, not 'nuts'."),
@@ -74,8 +74,8 @@ NUTS = "methods: [{name: nuts}]\n"
             "'stan'.",
         ),
         (
-            HEAD + "methods: [{name: advi, n: 0}]",
-            "methods[0].n: input should be greater than or equal to 1, not 0.",
+            HEAD + "methods: [{name: advi, n: -1}]",
+            "methods[0].n: input should be greater than or equal to 0, not -1.",
         ),
         (HEAD + NUTS + "seeds: [1, two]", "seeds[1]: input should be a valid integer"),
         ("model: gamma\n" + NUTS, "name: this key is required."),
