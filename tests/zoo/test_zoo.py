@@ -66,7 +66,9 @@ def test_mixture_is_normalised():
 
 
 def test_iris_is_a_softmax_regression():
-    data = pytest.importorskip("sklearn.datasets").load_iris()
+    from sklearn.datasets import load_iris
+
+    data = load_iris()
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=3), rng.normal(size=(4, 3))
     x = (data.data - data.data.mean(0)) / data.data.std(0)
