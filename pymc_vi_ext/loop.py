@@ -124,7 +124,7 @@ def fit_method(
     _check_tempering(method, n, rule, call.saved)
     given = {name: value for name, value in options.items() if value is not None}
     request = Request(
-        backend=backend,
+        backend=(backend or "auto").lower(),
         scored=method.scored and score is not False,
         **{name: given.pop(name) for name in _OWN_OPTIONS if name in given},
         more=given,
@@ -197,7 +197,8 @@ def _run(
     ending = kept.ending
     approx.fit_state.sync()
     taken = trace.done - session.steps
-    if taken and not ending.has_result:
+    # A checkpoint of the last step has no steps left, and no result yet.
+    if (taken or call.saved is not None) and not ending.has_result:
         _set_result(session, approx, ending)
     if rule is not None and ending.reason is StopReason.COMPLETED and n:
         ending.evidence = f"not converged: {rule.shortfall}"

@@ -15,7 +15,7 @@ import pymc as pm
 import pytensor.tensor as pt
 
 from pymc.variational.opvi import Approximation
-from pytensor.compile.mode import Mode
+from pytensor.compile.mode import Mode, get_mode
 from pytensor.xtensor.type import XTensorType
 from xarray import DataTree
 
@@ -23,6 +23,7 @@ from pymc_vi_ext import __version__
 from pymc_vi_ext.engine.vectorize import has_scan, vectorized_approximation
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.upstream import (
+    SLICES_OF_ONE,
     coords_and_dims_for_inferencedata,
     find_constants,
     find_observations,
@@ -267,7 +268,8 @@ def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any]]:
     nodes = view.set_size_and_deterministic(nodes, draws, 0)
     if has_scan(nodes):
         # Draw by draw, and step by step inside: worth a compiler.
-        function = pm.pytensorf.compile([draws], nodes, mode="NUMBA")
+        mode = get_mode("NUMBA").excluding(SLICES_OF_ONE)
+        function = pm.pytensorf.compile([draws], nodes, mode=mode)
     else:
         with python_only():
             function = pm.pytensorf.compile([draws], nodes, mode=_MODE)

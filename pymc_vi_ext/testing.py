@@ -83,15 +83,22 @@ class MethodCase:
         keywords: dict[str, Any] = {"method": self.built, "convergence": None, "progressbar": False}
         return fit(n if self.method.takes_steps else 0, **(keywords | options))
 
-    def by_name(self, n: int, **options: Any) -> Approximation:
-        """Take exactly `n` steps of a new object, which `fit` builds."""
-        keywords = {
+    @cached_property
+    def default_fit(self) -> tuple[Approximation, float, Path]:
+        """A fit by name that stops by itself: what it found, seconds on the clock, a checkpoint."""
+        keywords: dict[str, Any] = {
             "method": self.name,
             "model": gaussian_model(),
             "random_seed": 1,
             "inf_kwargs": dict(self.options),
+            "progressbar": False,
         }
-        return self.steps(n, **keywords, **options)
+        path = Path(tempfile.mkdtemp(), "fit.npz")
+        if self.method.takes_steps:
+            keywords["callbacks"] = [Checkpoint(path, every=5)]
+        started = time.perf_counter()
+        approx = fit(**(keywords | dict(self.fit)))
+        return approx, time.perf_counter() - started, path
 
 
 def gaussian_model() -> pm.Model:
@@ -190,15 +197,14 @@ def method_case(method: str | type[Method], **fields: Any) -> Iterator[MethodCas
 
 def recovers_a_gaussian(case: MethodCase) -> None:
     """The default fit, stopping by itself, has the means and standard deviations."""
-    keywords: dict[str, Any] = {"n": 100_000, "convergence": "default", **case.fit}
-    approx = case.by_name(**keywords)
+    approx, *_ = case.default_fit
     draws = np.asarray(to_datatree(approx, 4_000, random_seed=1)["posterior/x"])[0]
     # Monte Carlo errors of 4,000 draws: .016 sd and 1.1 %.
     off = np.abs(draws.mean(axis=0) - MEANS) / SDS
     _expect(case, off.max() < case.mean_tolerance, f"means are {off.max():.2g} sd off")
     ratio = np.abs(draws.std(axis=0) / SDS - 1)
     _expect(case, ratio.max() < case.sd_tolerance, f"standard deviations are {ratio.max():.0%} off")
-    if case.method.takes_steps and keywords["convergence"] is not None:
+    if case.method.takes_steps and case.fit.get("convergence", "default") is not None:
         _expect(case, approx.report.converged, f"it ended as {approx.report.stop_reason.value}")
 
 
@@ -316,13 +322,11 @@ def options_have_one_source(case: MethodCase) -> None:
 
 def checkpoints_go_on(case: MethodCase) -> None:
     """A fit that is resumed ends as one that was not interrupted, or refuses to be saved."""
-    with tempfile.TemporaryDirectory() as folder:
-        save = Checkpoint(Path(folder, "fit.npz"), every=7)
-        if not case.method.takes_steps:
-            _refuses(case, lambda: case.steps(3, callbacks=[save]), "callbacks")
-            return
-        whole = case.by_name(11, callbacks=[save])
-        again = resume(save.path, gaussian_model(), progressbar=False)
+    whole, _, path = case.default_fit
+    if not case.method.takes_steps:
+        _refuses(case, lambda: case.steps(3, callbacks=[Checkpoint(path)]), "callbacks")
+        return
+    again = resume(path, gaussian_model(), progressbar=False)
     _expect(case, np.array_equal(whole.hist, again.hist), "resumed, it has other losses")
     same = np.array_equal(flat_parameters(whole), flat_parameters(again))
     _expect(case, same, "resumed, it has other parameters")
@@ -330,9 +334,8 @@ def checkpoints_go_on(case: MethodCase) -> None:
 
 def seconds_add_up(case: MethodCase) -> None:
     """The seconds of the report are those on the clock, construction included."""
-    started = time.perf_counter()
-    timings = case.by_name(5).report.timings
-    passed = time.perf_counter() - started
+    approx, passed, _ = case.default_fit
+    timings = approx.report.timings
     told = timings.construct_s + timings.graph_s + timings.compile_s + timings.run_s
     # What `fit` does before it looks at the clock, and after: microseconds, on a busy machine.
     close = passed - max(0.1, 0.05 * passed) < told <= passed

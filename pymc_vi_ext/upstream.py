@@ -30,6 +30,7 @@ RANDOM_IN_PLACE = "random_make_inplace"
 LOWER_XTENSOR = "lower_xtensor"
 DIAGONAL_PRODUCTS = "dot_diag_to_elemwise"
 SELECTION_PRODUCTS = "selection_dot_to_indexing"
+SLICES_OF_ONE = "local_dimshuffle_subtensor"
 
 JAX_STATE = "jax_state"
 """Key of the random key in what PyTensor makes of a generator for JAX."""
@@ -176,6 +177,7 @@ _TABLE: Mapping[str, Mapping[str, str]] = {
         f"optdb[{RANDOM_IN_PLACE!r}]": "generators that a step does not copy",
         f"optdb[{REMOVE_CHECK!r}]": "models with check_bounds=False",
         f"optdb[{SELECTION_PRODUCTS!r}]": "left out: it searches the graph at every product",
+        f"optdb[{SLICES_OF_ONE!r}]": "left out: of one element read backwards it takes the first",
     },
     "pytensor.compile.ops": {
         "ViewOp": "views, which are left out before a graph is batched",

@@ -1,8 +1,8 @@
 """What every method and every family has to be: one body of checks over the tables."""
 
-import functools
-
 import pytest
+
+import pymc_vi_ext as vix
 
 from pymc_vi_ext import testing
 from pymc_vi_ext.approximations import FAMILIES
@@ -33,21 +33,43 @@ FAMILY_OPTIONS = {
 }
 
 
-@functools.cache
-def case(name):
-    """Checks of one method share its compiled steps."""
-    return testing.MethodCase(METHODS[name], name, **METHOD_CASES.get(name, {}))
-
-
-@pytest.mark.parametrize("check", testing.METHOD_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", METHODS)
-def test_method(name, check):
+def test_method(name):
+    """All checks of a method in one test, since they share its compiled steps."""
     if name == "pathfinder":
         pytest.importorskip("pymc_extras")
-    check(case(name))
+    case = testing.MethodCase(METHODS[name], name, **METHOD_CASES.get(name, {}))
+    for check in testing.METHOD_CHECKS:
+        check(case)
 
 
-@pytest.mark.parametrize("check", testing.FAMILY_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_family(name, check):
-    check(testing.FamilyCase(name, FAMILY_OPTIONS.get(name, {})))
+def test_family(name):
+    case = testing.FamilyCase(name, FAMILY_OPTIONS.get(name, {}))
+    for check in testing.FAMILY_CHECKS:
+        check(case)
+
+
+def test_compilations_are_counted():
+    """Without this the checks could not fail."""
+    case = testing.MethodCase(METHODS["advi"], "advi")
+    with testing.compilations() as found:
+        case.steps(3)
+    assert found.count("xla") > 0
+    with testing.compilations() as found:
+        case.steps(3, backend="c")
+    assert "pytensor" in found
+
+
+def test_what_does_not_conform_is_named():
+    class Greedy(METHODS["laplace"]):
+        """Takes anything, and tells of none of it."""
+
+        takes_steps = False
+
+        def __init__(self, *, model=None, random_seed=None, **anything):
+            super().__init__(model=model, random_seed=random_seed)
+
+    with pytest.raises(AssertionError, match="greedy: obj_optimiser is accepted"):
+        vix.testing.check_method(Greedy)
+    assert "greedy" not in METHODS

@@ -60,7 +60,7 @@ def test_a_rule_with_options_is_asked_for_again(conjugate, tmp_path):
         given = {"convergence": rule} if place == "convergence" else {}
         callbacks = [save] if place == "convergence" else [save, rule]
         whole = vix.fit(model=conjugate, random_seed=1, callbacks=callbacks, **given, **QUIET)
-        with pytest.raises(ValueError, match="convergence=.* pass it to `resume` again"):
+        with pytest.raises(ValueError, match=r"convergence=.* pass it to `resume` again"):
             vix.resume(save.path, conjugate, progressbar=False)
         again = vix.resume(
             save.path, conjugate, convergence=StagedStop(tolerance=1e-6), progressbar=False

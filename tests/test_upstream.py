@@ -553,6 +553,23 @@ def _random_in_place():
     assert [op.inplace for op in ops if isinstance(op, RandomVariable)] == [True]
 
 
+@canary(f"optdb[{upstream.SLICES_OF_ONE!r}]")
+def _slices_of_one():
+    """Where this fails because the two agree, PyTensor is mended and may have its rewrite back."""
+    assert known_to_pytensor(upstream.SLICES_OF_ONE)
+    x = pt.tensor("x", shape=(5,))
+    last = x[:3:-1].dimshuffle()
+    wrong, right = (
+        pytensor.function([x], last, mode=Mode("py", query))(np.arange(5.0))
+        for query in (
+            get_mode("FAST_RUN").provided_optimizer.including(upstream.SLICES_OF_ONE),
+            get_mode("FAST_RUN").provided_optimizer.excluding(upstream.SLICES_OF_ONE),
+        )
+    )
+    assert right == 4.0
+    assert wrong == 0.0
+
+
 @canary(f"optdb[{upstream.LOWER_XTENSOR!r}]")
 def _lower_xtensor():
     from pytensor import xtensor as px

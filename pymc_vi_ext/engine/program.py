@@ -19,6 +19,7 @@ from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.upstream import (
     CHECK_TO_INFINITY,
     REMOVE_CHECK,
+    SLICES_OF_ONE,
     collect_default_updates,
     default_update,
     reseed_rngs,
@@ -188,7 +189,10 @@ class StepProgram:
         """Return PyTensor's `mode` with PyMC's treatment of parameter checks, and `rewrites`."""
         check = CHECK_TO_INFINITY if self.check_bounds else REMOVE_CHECK
         base = get_mode(mode)
-        return Mode(base.linker, base.provided_optimizer.including(check, *rewrites))
+        # With lengths known, the gradient that reaches the first state of a loop is one element of
+        # a slice read backwards, of which that rewrite takes another: a silently wrong posterior.
+        query = base.provided_optimizer.including(check, *rewrites).excluding(SLICES_OF_ONE)
+        return Mode(base.linker, query)
 
     def restart_optimizer(self) -> None:
         """Put the optimizer's state back to its start, in place."""

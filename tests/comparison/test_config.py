@@ -74,8 +74,8 @@ NUTS = "methods: [{name: nuts}]\n"
             "'stan'.",
         ),
         (
-            HEAD + "methods: [{name: advi, n: -1}]",
-            "methods[0].n: input should be greater than or equal to 0, not -1.",
+            HEAD + "methods: [{name: advi, n: 0}]",
+            "methods[0].n: input should be greater than or equal to 1, not 0.",
         ),
         (HEAD + NUTS + "seeds: [1, two]", "seeds[1]: input should be a valid integer"),
         ("model: gamma\n" + NUTS, "name: this key is required."),
