@@ -1,4 +1,11 @@
-"""Errors of the package that more than one room raises."""
+"""Errors of the package that more than one room raises, and what they carry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pymc.variational.opvi import Approximation
 
 
 class UnknownNameError(ValueError, KeyError):
@@ -10,3 +17,9 @@ class UnknownNameError(ValueError, KeyError):
 
     # KeyError shows the repr of its message.
     __str__ = ValueError.__str__
+
+
+def fit_of(error: Exception) -> Approximation | None:
+    """Return what the fit that `error` ended had got by then, None if no fit raised it."""
+    approx: Approximation | None = vars(error).get("approx")
+    return approx

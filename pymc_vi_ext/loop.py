@@ -480,12 +480,6 @@ def nan_parameters(approx: Approximation) -> list[str]:
     return sentences
 
 
-def fit_of(error: Exception) -> Approximation | None:
-    """Return what the fit that `error` ended had got by then, None if no fit raised it."""
-    approx: Approximation | None = vars(error).get("approx")
-    return approx
-
-
 @functools.cache
 def versions() -> Mapping[str, str]:
     """Return the versions of the packages that a fit depends on."""

@@ -7,23 +7,25 @@ sampler is one row of :data:`SAMPLERS`: its options and the function that runs i
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import time
+import warnings
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import pymc as pm
 
 from pymc_vi_ext.errors import UnknownNameError
-from pymc_vi_ext.inference import METHODS
 from pymc_vi_ext.options import Options, option
 
 if TYPE_CHECKING:
     from pymc.variational.opvi import Approximation
+
+    from pymc_vi_ext.method import Method
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,17 @@ class Runnable:
         """Names of all options."""
         return tuple(name for options in self.options for name in options.names())
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """All options by name, at their defaults."""
+        return {
+            field.name: field.default
+            for options in self.options
+            for field in dataclasses.fields(options)
+        }
+
     def values(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options by name, those not `given` at their defaults.
+        """Return all options by name, those not `given` at their defaults, checked.
 
         Raises
         ------
@@ -89,7 +100,14 @@ class Runnable:
 
 def runnable_names() -> tuple[str, ...]:
     """Return the names of all that a comparison can run."""
-    return (*SAMPLERS, *METHODS)
+    return (*SAMPLERS, *_methods())
+
+
+def _methods() -> dict[str, type[Method]]:
+    # On use: the import of a comparison stays light, that of methods loads the engines.
+    from pymc_vi_ext.inference import METHODS
+
+    return METHODS
 
 
 def runnable(name: str) -> Runnable:
@@ -102,9 +120,9 @@ def runnable(name: str) -> Runnable:
     """
     if name in SAMPLERS:
         return SAMPLERS[name]
-    if name not in METHODS:
+    if name not in _methods():
         raise UnknownNameError("method", name, runnable_names())
-    method = METHODS[name]
+    method = _methods()[name]
     return Runnable((method.FitOptions, method.Options), _run_fit)
 
 
@@ -127,7 +145,7 @@ class MethodSpec:
     label: str = ""
 
     def __post_init__(self) -> None:
-        """Check name and options, and fill in the label."""
+        """Check the names, and fill in the label."""
         method = runnable(self.name)
         for given in self.options:
             if given not in method.names:
@@ -135,13 +153,12 @@ class MethodSpec:
                     f"Method {self.name!r} has no option {given!r}: it takes "
                     f"{', '.join(method.names) or 'none'}."
                 )
-        method.values(self.options)
         object.__setattr__(self, "label", self.label or self.name)
 
     @property
     def all_options(self) -> dict[str, Any]:
-        """All options by name, defaults included."""
-        return runnable(self.name).values(self.options)
+        """All options by name, defaults included, as given."""
+        return {**runnable(self.name).defaults, **self.options}
 
 
 def make_spec(method: str | Mapping[str, Any] | MethodSpec) -> MethodSpec:
@@ -159,7 +176,7 @@ def make_spec(method: str | Mapping[str, Any] | MethodSpec) -> MethodSpec:
     Raises
     ------
     ValueError
-        If the method or an option is unknown, or has an impossible value; it says which are known.
+        If the method or an option is unknown; the message lists the known ones.
 
     Examples
     --------
@@ -187,7 +204,7 @@ def _run_nuts(
 ) -> dict[str, Any]:
     sampler, tune, chains = (options[key] for key in ("sampler", "tune", "chains"))
     target_accept = options["target_accept"]
-    if find_spec(sampler) is None:
+    if importlib.util.find_spec(sampler) is None:
         raise ImportError(
             f"The NUTS sampler {sampler!r} is not installed: pip install 'pymc-vi-ext[samplers]'."
         )
@@ -243,15 +260,17 @@ def _run_fit(
     from pymc_vi_ext.fitting import fit
     from pymc_vi_ext.results import to_datatree
 
-    own = METHODS[name].Options.names()
-    approx = fit(
-        method=name,
-        model=model,
-        random_seed=seed,
-        inf_kwargs={key: value for key, value in options.items() if key in own},
-        progressbar=progressbar,
-        **{key: value for key, value in options.items() if key not in own},
-    )
+    own = _methods()[name].Options.names()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        approx = fit(
+            method=name,
+            model=model,
+            random_seed=seed,
+            inf_kwargs={key: value for key, value in options.items() if key in own},
+            progressbar=progressbar,
+            **{key: value for key, value in options.items() if key not in own},
+        )
     report = approx.report
     start = time.perf_counter()
     datatree = to_datatree(approx, draws=draws, random_seed=seed)
@@ -265,6 +284,8 @@ def _run_fit(
         "backend": report.backend,
         "stop_reason": report.stop_reason.value,
         "versions": dict(report.versions),
+        # The row of the table says them; in the terminal they would not say whose they are.
+        "warnings": tuple(str(w.message) for w in caught if w.category is UserWarning),
     }
 
 

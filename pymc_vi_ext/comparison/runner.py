@@ -18,7 +18,7 @@ from pymc_vi_ext.comparison.methods import MethodSpec, make_spec, negative_elbos
 from pymc_vi_ext.comparison.metrics import score
 from pymc_vi_ext.comparison.types import MethodResult, Status
 from pymc_vi_ext.diagnostics import divergences, rhat_max
-from pymc_vi_ext.loop import fit_of
+from pymc_vi_ext.errors import fit_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -247,9 +247,9 @@ def run_method(
         "options": spec.all_options,
     }
     try:
-        found = runnable(spec.name).run(
-            model, spec.name, spec.all_options, draws, seed, progressbar
-        )
+        method = runnable(spec.name)
+        options = method.values(spec.options)
+        found = method.run(model, spec.name, options, draws, seed, progressbar)
     except Exception as error:  # the other methods go on; the traceback is in the result
         return MethodResult(
             **common,
@@ -328,6 +328,8 @@ def _note(
         notes.append("reference not converged")
     if count := divergences(result.datatree):
         notes.append(f"{count} divergences")
+    # The first sentence; the others are advice.
+    notes += [warning.partition(". ")[0].removesuffix(".") for warning in result.warnings]
     if gaps := _not_finite(result.datatree):
         notes.append(f"not finite: draws of {', '.join(gaps)}")
     if reference_gaps and not is_reference:

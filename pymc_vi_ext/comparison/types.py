@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,8 @@ class MethodResult:
         The traceback of a failed run, else empty.
     versions : mapping of str to str
         Of the packages that computed the result.
+    warnings : sequence of str
+        What the run warned of: a fit that did not converge, particles that collapsed.
     """
 
     label: str
@@ -71,3 +73,4 @@ class MethodResult:
     reason: str = ""
     error: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()

@@ -64,11 +64,19 @@ def test_a_method_that_fails_leaves_the_others_finished(finished):
     assert finished.table["status"].to_list() == ["FINISHED"] * 6 + ["FAILED"] * 2
     broken = finished.results[-1]
     assert "Traceback" in broken.error
-    assert "learning rate" in broken.reason
+    assert "`learning_rate` must be above 0" in broken.reason
     assert finished.table.loc[("broken", 1), "note"] == broken.reason
     assert set(finished.posteriors()) == {
         f"{label} (seed {seed})" for label in ("nuts", "advi", "particles") for seed in (1, 2)
     }
+
+
+def test_what_a_fit_warns_of_is_in_its_note(finished):
+    """Two hundred steps are too few for particles, and the row says so."""
+    for seed in (1, 2):
+        note = finished.table.loc[("particles", seed), "note"]
+        assert note.startswith("The fit took all of its 200 steps before it converged (stage 1: ")
+        assert finished.table.loc[("advi", seed), "note"] == ""
 
 
 def test_scores_of_a_conjugate_posterior(finished):
