@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.upstream import ParametrizationError
 
 # pydantic's names: a configuration passes them on.
@@ -221,8 +222,7 @@ def _checked(field: dataclasses.Field[Any], value: Any, hint: Any) -> Any:
     if words:
         if isinstance(value, str) and value in words:
             return value
-        known = ", ".join(sorted(map(str, words)))
-        raise ValueError(f"`{name}` is one of {known}, not {value!r}.")
+        raise UnknownNameError(name, value, words)
     if bool in arms:
         if isinstance(value, bool | np.bool_):
             return bool(value)

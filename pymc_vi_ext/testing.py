@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import pymc as pm
 
-from pymc.pytensorf import find_rng_nodes, reseed_rngs
 from pymc.variational.inference import KLqp
 from pymc.variational.opvi import Approximation, Group
 
@@ -40,6 +39,7 @@ from pymc_vi_ext.method import Method
 from pymc_vi_ext.objectives import PathELBO
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.results import StopReason, to_datatree
+from pymc_vi_ext.upstream import find_rng_nodes, reseed_rngs
 
 MEANS, SDS = np.array([1.0, -2.0]), np.array([0.5, 2.0])
 """Of the Gaussian that is to be recovered, (2,)."""

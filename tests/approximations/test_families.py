@@ -159,7 +159,7 @@ def test_starts_from_a_gaussian(name):
         ("full_rank_student_t", {"df": 1.0}, "`df` must be above 2, not"),
         ("mixture", {"K": 0}, "`K` must be a whole number from 1, not 0"),
         ("full_rank_mixture", {"K": 1.5}, "`K` must be a whole number from 1, not 1.5"),
-        ("flow", {"kind": "cubic"}, "`kind` is one of affine, planar, spline, not 'cubic'"),
+        ("flow", {"kind": "cubic"}, "Unknown kind 'cubic': the known ones are affine, planar"),
         ("flow", {"couplings": 0}, "`couplings` must be a whole number from 1"),
         ("flow", {"width": 0}, "`width` must be a whole number from 1"),
     ],
