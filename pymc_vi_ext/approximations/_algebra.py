@@ -11,8 +11,6 @@ import pytensor.tensor as pt
 from pymc.variational.opvi import Group
 from pytensor.compile.sharedvalue import SharedVariable
 
-from pymc_vi_ext.upstream import ParametrizationError
-
 LOG_2PI = float(np.log(2 * np.pi))
 
 
@@ -39,22 +37,6 @@ def length(parameter: pt.TensorVariable, axis: int) -> int:
     if isinstance(parameter, SharedVariable):
         return int(parameter.get_value(borrow=True).shape[axis])
     return int(parameter.shape[axis].eval())
-
-
-def at_least(name: str, value: Any, smallest: int) -> int:
-    """Return `value` if it is a whole number from `smallest`.
-
-    Raises
-    ------
-    ParametrizationError
-        If not.
-    """
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < smallest:
-        raise ParametrizationError(
-            f"`{name}` must be a whole number from {smallest}, not {value!r}."
-        )
-    return int(value)
 
 
 def normal_log_density(standard: pt.TensorVariable) -> pt.TensorVariable:
