@@ -19,6 +19,10 @@ class UnknownNameError(ValueError, KeyError):
     __str__ = ValueError.__str__
 
 
+class LostGradientError(ArithmeticError):
+    """A compiled step follows another gradient than that of the model's log density."""
+
+
 def fit_of(error: Exception) -> Approximation | None:
     """Return what the fit that `error` ended had got by then, None if no fit raised it."""
     approx: Approximation | None = vars(error).get("approx")

@@ -13,6 +13,7 @@ import pytensor
 
 from pymc_vi_ext.callbacks import RULES, Callback, Rule
 from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.gradient_check import check_gradient
 from pymc_vi_ext.method import Method, Prepared, Request
 
 
@@ -70,7 +71,9 @@ def open_session(
     request = replace(request, rule=_rule(method, convergence))
     # One that is left behind frees its arrays before the next is made.
     method.session = None
-    method.session = Session(key, request, method.prepare(request))
+    prepared = method.prepare(request)
+    check_gradient(method.approx, prepared.program, prepared.loop)
+    method.session = Session(key, request, prepared)
     return method.session, True
 
 

@@ -156,6 +156,7 @@ _TABLE: Mapping[str, Mapping[str, str]] = {
         "Operator.require_logq": _MARK,
         "Operator.returns_loss": _MARK,
         "ParametrizationError": "errors of the kind that PyMC's families raise",
+        "_known_scan_ignored_inputs": "data of minibatches, which loops over draws are given",
         "node_property": "nodes of a family, made once and kept",
     },
     "pymc.variational.stein": {

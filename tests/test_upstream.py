@@ -205,6 +205,13 @@ def _unconstrain():
     np.testing.assert_allclose(free["scale_log__"], [0.0, 1.0], atol=1e-6)
 
 
+@canary("_known_scan_ignored_inputs")
+def _data_of_minibatches():
+    data = pt.as_tensor(np.arange(6.0))
+    batch = pm.Minibatch(data, batch_size=2)
+    assert upstream._known_scan_ignored_inputs([batch * 2.0]) == [data]
+
+
 @canary("default_progress_theme")
 def _theme():
     from rich.theme import Theme

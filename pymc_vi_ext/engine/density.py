@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +20,8 @@ from pytensor.graph.replace import clone_replace
 from pymc_vi_ext.engine.backend import Loop, make_loop
 from pymc_vi_ext.engine.program import StepProgram
 from pymc_vi_ext.engine.vectorize import over_rows
+from pymc_vi_ext.errors import LostGradientError
+from pymc_vi_ext.probe import is_lost
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.upstream import collect_default_updates
 
@@ -30,11 +34,15 @@ class LogDensity:
     model : pymc.Model
     backend : {"auto", "jax", "numba", "c"}, optional
         "auto" takes JAX, and numba for a model with an Op that JAX lacks.
+    checked : bool
+        Whether the first call holds the gradient against differences of the values.
 
     Attributes
     ----------
     start : array of shape (d,)
         The model's initial point, all free variables one after the other.
+    places : dict of str to slice
+        Where each is, by name of its value variable.
     random : bool
         Whether the model draws minibatches, so that each call sees other data.
     backend : str
@@ -52,8 +60,9 @@ class LogDensity:
     ((3,), [-1.0, -1.0])
     """
 
-    def __init__(self, model: pm.Model, backend: str | None = "auto"):
+    def __init__(self, model: pm.Model, backend: str | None = "auto", *, checked: bool = True):
         self._asked, self._check_bounds = backend, model.check_bounds
+        self._model, self._checked = model, not checked
         self.backend = (backend or "auto").lower()
         self._loops: list[Loop] = []
         point = model.initial_point()
@@ -61,10 +70,11 @@ class LogDensity:
         arrays = [np.asarray(point[value.name]) for value in values]
         self.start = np.concatenate([array.ravel() for array in arrays]).astype(float)
         self._flat = pt.tensor("flat", shape=self.start.shape, dtype=config.floatX)
+        self.places: dict[str, slice] = {}
         parts, used = {}, 0
         for value, array in zip(values, arrays, strict=True):
-            part = self._flat[used : used + array.size].reshape(array.shape)
-            parts[value] = part.astype(value.dtype)
+            self.places[value.name] = where = slice(used, used + array.size)
+            parts[value] = self._flat[where].reshape(array.shape).astype(value.dtype)
             used += array.size
         with python_only():
             [self._logp] = clone_replace([model.logp()], parts, rebuild_strict=False)
@@ -79,7 +89,41 @@ class LogDensity:
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return log densities, (n,), and gradients, (n, d), at points (n, d)."""
         logp, gradient = self._value_and_gradient(points)
+        if not self._checked:
+            self._checked = True
+            refuse_lost(self._model, self.backend, self.lost(points))
         return logp, gradient
+
+    def lost(self, points: np.ndarray | None = None) -> list[str]:
+        """Name the variables whose gradient is not that of the log density around some points.
+
+        Parameters
+        ----------
+        points : array of shape (n, d), optional
+            By default one near the start.
+        """
+        rng = np.random.default_rng(0)
+        if points is None:
+            points = self.start + rng.normal(0, 0.1, (1, len(self.start)))
+        signs = rng.choice([-1.0, 1.0], len(self.start))
+        precision = float(np.finfo(config.floatX).eps)
+        largest = float(np.max(np.abs(points), initial=0.0))
+        found = []
+        for name, where in self.places.items():
+            direction = np.zeros(len(self.start))
+            direction[where] = signs[where]
+
+            def evaluate(h: float, v: np.ndarray = direction) -> tuple[float, float, float]:
+                above, slopes_above = self._value_and_gradient(points + h * v)
+                below, slopes_below = self._value_and_gradient(points - h * v)
+                slopes = (slopes_above + slopes_below) @ v / 2
+                known = np.isfinite(above) & np.isfinite(below) & np.isfinite(slopes)
+                sums = [np.sum(part[known]) for part in (above, below, slopes)]
+                return tuple(sums) if known.any() else (np.nan,) * 3
+
+            if is_lost(evaluate, precision, largest):
+                found.append(name)
+        return found
 
     def hessian_products(self, points: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """Return the Hessian at each of the points times a vector each, (n, d)."""
@@ -111,7 +155,11 @@ class LogDensity:
         batches = [pytensor.shared(empty) for _ in inputs]
         with python_only():
             graphs = over_rows(outputs, dict(zip(inputs, batches, strict=True)))
-        results = [pytensor.shared(empty[:, 0] if g.ndim == 1 else empty) for g in graphs]
+        # Of the graph's own type: an update of a more exact one is refused.
+        results = [
+            pytensor.shared(empty[:, 0] if g.ndim == 1 else empty, shape=(None, *g.type.shape[1:]))
+            for g in graphs
+        ]
         program = StepProgram(
             dict(zip(results, graphs, strict=True)), check_bounds=self._check_bounds
         )
@@ -145,3 +193,44 @@ class LogDensity:
         self._loops.append(loop)
         self.backend = loop.backend
         return loop
+
+
+def refuse_lost(model: pm.Model, backend: str, lost: Sequence[str]) -> None:
+    """Say what it means that compiled gradients with respect to `lost` are not those of values.
+
+    Raises
+    ------
+    LostGradientError
+        If the model's own gradient, in Python alone, is right.
+
+    Warns
+    -----
+    UserWarning
+        If it is not either.
+    """
+    if not lost:
+        return
+    with python_only():
+        density = LogDensity(model, "c", checked=False)
+        wrong = density.lost()
+    own = [name for name in lost if name and name not in wrong]
+    if not (own or any(lost)):
+        # Parameters that belong to no variable alone: a factor, the weights of a flow.
+        own = [] if wrong else [""]
+    if own:
+        raise LostGradientError(
+            f"The step compiled for {backend} follows another gradient than that of the model's "
+            f"log density, with respect to {', '.join(map(_called, own))}: a fit would converge to "
+            "a wrong posterior. The fault lies in this package or in PyTensor: please report it "
+            'with the model. Another backend (backend="numba", "c" or "jax") may be right.'
+        )
+    warnings.warn(
+        "The model's own gradient is not that of its log density, with respect to "
+        f"{', '.join(map(_called, lost))}: an Op has another gradient, or one is cut on purpose. "
+        "The fit follows it, and ends where it is zero, which need not be the posterior.",
+        stacklevel=5,
+    )
+
+
+def _called(name: str) -> str:
+    return f"`{name}`" if name else "all variables"

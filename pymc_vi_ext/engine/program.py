@@ -15,6 +15,7 @@ from pytensor.graph.traversal import graph_inputs
 from pytensor.tensor.random.type import RandomType
 
 from pymc_vi_ext.engine.vectorize import vectorized
+from pymc_vi_ext.probe import Probe
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.upstream import (
     CHECK_TO_INFINITY,
@@ -84,6 +85,8 @@ class StepProgram:
     rate_scale : SharedVariable
         Multiplies every move of the parameters, whatever the optimizer. 1 at the start; at 0 a
         step only evaluates its loss.
+    probe : Probe or None
+        What the gradient of the step is held against.
     """
 
     def __init__(
@@ -94,8 +97,10 @@ class StepProgram:
         optimizer_state: Iterable[SharedVariable] = (),
         check_bounds: bool = True,
         rate_scale: SharedVariable | None = None,
+        probe: Probe | None = None,
     ):
         self.loss = loss
+        self.probe = probe
         # A step that moves no parameters has none in it.
         self.rate_scale = new_rate_scale() if rate_scale is None else rate_scale
         updates = dict(updates)
@@ -127,7 +132,12 @@ class StepProgram:
 
     @classmethod
     def from_inference(
-        cls, inference: Inference, *, score: bool = True, **kwargs: Any
+        cls,
+        inference: Inference,
+        *,
+        score: bool = True,
+        probe: Probe | None = None,
+        **kwargs: Any,
     ) -> "StepProgram":
         """Build the program of one step of `inference`.
 
@@ -137,6 +147,9 @@ class StepProgram:
             ADVI, FullRankADVI, SVGD, ASVGD, or a ``KLqp``/``ImplicitGradient`` over any groups.
         score : bool
             Whether the step returns its loss. Ignored for objectives that have none.
+        probe : Probe, optional
+            Of the step. Where the step does not set its value and slope itself, the value is the
+            loss and the slope that of the gradients that the optimizer is given.
         **kwargs
             As :meth:`pymc.variational.opvi.ObjectiveFunction.updates`: `obj_n_mc`,
             `obj_optimizer`, `more_updates`, `more_replacements`, `total_grad_norm_constraint` ...
@@ -156,8 +169,12 @@ class StepProgram:
         [None, None, 'mu']
         """
         objective = vectorized(inference.objective, kwargs.get("obj_n_mc"))
+        if probe is not None and "obj_optimizer" in kwargs:
+            kwargs["obj_optimizer"] = probe.watching(kwargs["obj_optimizer"])
         with python_only():
             updates = objective.updates(**kwargs)
+        if probe is not None:
+            updates.setdefault(probe.value, updates.loss)
         rate_scale = new_rate_scale()
         for parameter in objective.obj_params:
             updates[parameter] = parameter + rate_scale * (updates[parameter] - parameter)
@@ -167,6 +184,7 @@ class StepProgram:
             *(kwargs.get("more_updates") or ()),
             *(kwargs.get("more_obj_params") or ()),
             *(kwargs.get("more_tf_params") or ()),
+            *(() if probe is None else (probe.value, probe.slope)),
         }
         return cls(
             updates,
@@ -174,6 +192,7 @@ class StepProgram:
             optimizer_state=[v for v in updates if v not in owned_by_user],
             check_bounds=inference.approx.model.check_bounds,
             rate_scale=rate_scale,
+            probe=probe,
         )
 
     @property

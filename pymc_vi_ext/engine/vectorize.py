@@ -36,6 +36,7 @@ from pymc_vi_ext.upstream import (
     ViewOp,
     XLog1PY,
     XLogY,
+    _known_scan_ignored_inputs,
     dfs_rewriter,
     inline_ofg_node,
     without_cache,
@@ -48,12 +49,11 @@ class _VectorizedSampling:
     def symbolic_sample_over_posterior(self, node: Any, more_replacements: Any = None) -> Any:
         flat = self.to_flat_input(node)  # type: ignore[attr-defined]
         outputs = list(flat) if isinstance(flat, Sequence) else [flat]
-        batched = dict(zip(self.inputs, self.symbolic_randoms, strict=True))  # type: ignore[attr-defined]
-        try:
-            result = vectorize_graph(batchable(outputs), batched)
-        except NotImplementedError:
-            # PyMC's own loop over draws.
-            return super().symbolic_sample_over_posterior(node, more_replacements)  # type: ignore[misc]
+        batched = {
+            group.input: pt.specify_shape(random, (None, group.ddim))
+            for group, random in zip(self.groups, self.symbolic_randoms, strict=True)  # type: ignore[attr-defined]
+        }
+        result = over_rows(outputs, batched)
         draws = self.symbolic_randoms[0].shape[0]  # type: ignore[attr-defined]
         result = [
             # What depends on no draw (the data term of a model without data) is the same for all.
@@ -139,9 +139,22 @@ def over_rows(outputs: list[Variable], rows: Mapping[Variable, Variable]) -> lis
     try:
         return list(vectorize_graph(batchable(outputs), rows))
     except NotImplementedError:
+        # The length of a row is part of the loop's type, which an engine that knows the shapes of
+        # all data could not change any more.
+        known = [
+            pt.specify_shape(values, (None, *variable.type.shape))
+            for variable, values in rows.items()
+        ]
+        # Ops that read shared variables of their own inside a loop (minibatches) are given them.
+        given = _known_scan_ignored_inputs(outputs)
         found = pytensor.scan(
-            lambda *row: clone_replace(outputs, dict(zip(rows, row, strict=True))),
-            sequences=list(rows.values()),
+            lambda *row: clone_replace(
+                outputs,
+                dict(zip(rows, row[: len(known)], strict=True)),
+                rebuild_strict=False,
+            ),
+            sequences=known,
+            non_sequences=given,
             return_updates=False,
         )
         return list(found) if isinstance(found, list | tuple) else [found]

@@ -17,6 +17,7 @@ from pytensor.tensor.linalg import cholesky, eigh, solve_triangular
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.inference._kernels import Particles, SteinKernel, Sums
 from pymc_vi_ext.objectives.bounds import tempered_power
+from pymc_vi_ext.probe import Probe
 from pymc_vi_ext.upstream import KSDObjective, ObjectiveUpdates
 
 # Entries of a kernel's matrix made at once.
@@ -41,7 +42,7 @@ class SteinObjective(KSDObjective):
     ) -> None:
         """Add the moves of the particles, or of the sampler's parameters, and the loss."""
         op, approx = self.op, self.approx
-        matrices, scores = op.scores()
+        matrices, scores, logp = op.scores()
         X = pt.concatenate(matrices, axis=1)
         n = X.shape[0]
         factor = op.factor(matrices, scores)
@@ -61,7 +62,8 @@ class SteinObjective(KSDObjective):
         # E (x - m) score' = -1 under the posterior, by Stein's identity: what it is of the
         # particles is their variance over the posterior's.
         ratio = -pt.sum((X - pt.mean(X, axis=0)) * scores) / (n * X.shape[1])
-        outputs.append(ratio)
+        slopes = pytensor.grad(None, params, known_grads={z: scores})
+        outputs += [ratio, logp, op.probe.along(slopes, params)]
         if trace is not None:
             # The double sum of the Stein kernel; each pair enters the middle term from both ends.
             pairs = pt.sum(scores_of_y * (driving + 2.0 * repulsion)) + pt.sum(trace)
@@ -71,7 +73,8 @@ class SteinObjective(KSDObjective):
         if total_grad_norm_constraint is not None:
             grads = total_norm_constraint(grads, total_grad_norm_constraint)
         updates.update(obj_optimizer(grads, params))
-        updates[op.variance_ratio] = found[len(params)]
+        watched = (op.variance_ratio, op.probe.value, op.probe.slope)
+        updates.update(zip(watched, found[len(params) :], strict=False))
         if op.step is not None:
             updates[op.step] = op.step + floatX(1.0)
         if trace is not None:
@@ -97,6 +100,8 @@ class SteinOperator(KSD):
         :meth:`tempered`.
     variance_ratio : SharedVariable
         Variance of the particles over the posterior's, after each step.
+    probe : Probe
+        Of the log density at the particles, whose gradient the direction is made of.
     """
 
     objective_class = SteinObjective
@@ -111,6 +116,7 @@ class SteinOperator(KSD):
         super().__init__(approx, temperature=temperature)
         self.preconditioner = preconditioner
         self.variance_ratio = pytensor.shared(floatX(1.0), "variance_ratio")
+        self.probe = Probe(approx.params)
 
     def __call__(self, f: Any) -> SteinObjective:
         """Return the objective with the kernel `f`."""
@@ -138,12 +144,16 @@ class SteinOperator(KSD):
             return obj_n_mc or 1
         return int(self.approx.groups[0].histogram.get_value(borrow=True).shape[0])
 
-    def scores(self) -> tuple[Matrices, pt.TensorVariable]:
-        """Return the particles of each group, (n, d of the group), and all scores, (n, d)."""
+    def scores(self) -> tuple[Matrices, pt.TensorVariable, pt.TensorVariable]:
+        """Return the particles of each group, (n, d of the group), all scores, (n, d), and log p.
+
+        The last is the sum over the particles.
+        """
         stein = Stein(self.approx, kernel=None, use_histogram=self.approx.all_histograms)
         return (
             [matrix.flatten(2) for matrix in stein.approx_symbolic_matrices],
             stein.dlogp * self.approx.symbolic_normalizing_constant,
+            stein.logp_norm.sum() * self.approx.symbolic_normalizing_constant,
         )
 
     def factor(self, matrices: Matrices, scores: pt.TensorVariable) -> pt.TensorVariable | None:

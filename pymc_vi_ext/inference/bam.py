@@ -27,6 +27,7 @@ from pymc_vi_ext.method import BatchOptions
 from pymc_vi_ext.modes import MOST_CURVED, find_mode, within_reach
 from pymc_vi_ext.options import Options as AnyOptions
 from pymc_vi_ext.options import option
+from pymc_vi_ext.probe import Probe
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.upstream import ObjectiveFunction, ObjectiveUpdates, ParametrizationError
 
@@ -122,6 +123,10 @@ class BaMObjective(ObjectiveFunction):
         more, less = pt.minimum(2 * trust, floatX(1.0)), trust / floatX(_HELD_BACK)
         updates[trust] = pt.switch(moves & ~back, more, less)
         updates[step] = step + floatX(1.0)
+        probe, mu = self.op.probe, group.params_dict["mu"]
+        # Where a draw has no density, there is no sum to speak of.
+        updates[probe.value] = pt.sum(logp)
+        updates[probe.slope] = probe.along([pt.sum(scores, axis=0)], [mu])
         drawn = approx.set_size_and_deterministic(
             [*updates.values(), pt.mean(losses)], batch, 0, more_replacements
         )
@@ -144,6 +149,7 @@ class _BaMOperator(KL):
         super().__init__(approx)
         self.step = step
         self.trust = pytensor.shared(floatX(1.0), "trust")
+        self.probe = Probe([approx.groups[0].params_dict["mu"]])
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pymc as pm
 
 from pymc.model import modelcontext
 from pymc.variational.inference import Inference, KLqp
+from pymc.variational.operators import KL
 from pymc.variational.opvi import Approximation, Group
 from pymc.vartypes import discrete_types
 
@@ -22,6 +23,7 @@ from pymc_vi_ext.loop import Call, fit_method, refine_method
 from pymc_vi_ext.method import PYMC_OPTIONS, Method, Prepared, Request
 from pymc_vi_ext.objectives import ELBO, Objective, PathELBO, Tempered
 from pymc_vi_ext.optimizers import AnnealedAdam, Given, Optimizer, WhitenedAdam
+from pymc_vi_ext.probe import Probe, Probed
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.results import NEGATIVE_ELBO
 from pymc_vi_ext.upstream import (
@@ -126,9 +128,19 @@ class EngineMethod(LoopMethod):
         if request.rule is not None:
             more = options.get("more_updates") or {}
             options["more_updates"] = {**more, **request.rule.updates(self.approx)}
-        program = StepProgram.from_inference(self, score=request.scored, **options)
+        program = StepProgram.from_inference(
+            self, score=request.scored, probe=self._probe(), **options
+        )
         loop = make_loop(program, request.backend, request.compile_kwargs)
         return Prepared(program, loop, optimizer)
+
+    def _probe(self) -> Probe | None:
+        """Return what the step's gradient is held against; None for Stein methods of PyMC's own."""
+        op = self.objective.op
+        if isinstance(op, Probed):
+            return op.probe
+        # PyMC's own gradients of the ELBO are those of the loss.
+        return Probe(self.approx.params) if isinstance(op, KL) else None
 
     def _optimizer(self, request: Request) -> Optimizer:
         given, rate = request.obj_optimizer, request.learning_rate

@@ -16,7 +16,7 @@ from pymc.variational.opvi import Approximation
 from pytensor.gradient import disconnected_grad
 
 from pymc_vi_ext.approximations import families_of
-from pymc_vi_ext.objectives.elbo import PathELBO
+from pymc_vi_ext.objectives.elbo import PathELBO, ProbedKL
 from pymc_vi_ext.upstream import ObjectiveFunction, ObjectiveUpdates, ParametrizationError
 
 
@@ -214,7 +214,7 @@ class Tempered(Objective):
         return _TemperedOperator(approx, self.first, self.steps)
 
 
-class _EntropyELBO(KL):
+class _EntropyELBO(ProbedKL):
     """The negative ELBO with closed entropies."""
 
     def __init__(self, approx: Approximation):
@@ -246,7 +246,7 @@ class _SetsOfDraws(ObjectiveFunction):
         return super().__call__(self.op.K * (nmc or 1), **kwargs)
 
 
-class _RenyiOperator(KL):
+class _RenyiOperator(ProbedKL):
     objective_class = _SetsOfDraws
 
     def __init__(self, approx: Approximation, alpha: float, K: int):
@@ -261,13 +261,15 @@ class _RenyiOperator(KL):
         logq = (
             sum(family.path_logq() for family in families) if followed_all else approx.symbolic_logq
         )
-        log_ratios = (approx.sized_symbolic_logp - logq).reshape((-1, self.K))
+        gate = self.probe.gate
+        log_ratios = (approx.sized_symbolic_logp - gate * logq).reshape((-1, self.K))
         powers = (1 - alpha) * log_ratios
         bound = (pt.logsumexp(powers, axis=1) - floatX(np.log(self.K))) / (1 - alpha)
         shares = pt.special.softmax(powers, axis=1)
         weights = alpha * shares + (1 - alpha) * shares**2 if followed_all else shares
+        weights = pt.switch(gate > 0, weights, floatX(1 / self.K))
         followed = pt.sum(disconnected_grad(weights) * log_ratios, axis=1)
-        value = disconnected_grad(bound - followed) + followed
+        value = disconnected_grad(gate * (bound - followed)) + followed
         return -pt.mean(value) / approx.symbolic_normalizing_constant
 
 
@@ -286,7 +288,7 @@ def tempered_power(step: pt.TensorVariable, first: float, steps: int) -> pt.Tens
     return floatX(first) ** left
 
 
-class _TemperedOperator(KL):
+class _TemperedOperator(PathELBO):
     objective_class = _CountedSteps
 
     def __init__(self, approx: Approximation, first: float, steps: int):
@@ -296,10 +298,10 @@ class _TemperedOperator(KL):
 
     def apply(self, f: Any) -> pt.TensorVariable:
         beta = tempered_power(self.step, self.first, self.steps)
-        whole = PathELBO(self.approx).apply(f)
+        whole = super().apply(f)
         # The path gradient of beta logp - logq, from those of the whole and of log p alone.
         extra = (1 - beta) * self.logp_norm
-        return whole + extra - disconnected_grad(extra)
+        return whole + extra - disconnected_grad(self.probe.gate * extra)
 
 
 OBJECTIVES = {

@@ -11,9 +11,28 @@ from pymc.variational.opvi import Approximation
 from pytensor.graph.replace import graph_replace
 
 from pymc_vi_ext.approximations import families_of
+from pymc_vi_ext.probe import Probe
 
 
-class PathELBO(KL):
+class ProbedKL(KL):
+    """A negative ELBO whose gradient can be held against its values.
+
+    Parameters
+    ----------
+    approx : Approximation
+
+    Attributes
+    ----------
+    probe : Probe
+        At its gate's 0 the gradient is that of the loss, exactly and for each draw.
+    """
+
+    def __init__(self, approx: Approximation):
+        super().__init__(approx)
+        self.probe = Probe(approx.params)
+
+
+class PathELBO(ProbedKL):
     r"""Negative ELBO whose gradient follows the draws only ("sticking the landing").
 
     With :math:`z = T_\theta(\epsilon)` the gradient of :math:`\log q_\theta(z) - \log p(y, z)`
@@ -40,11 +59,11 @@ class PathELBO(KL):
         if any(family.stratified for family in families):
             logq = sum(family.path_logq() for family in families)
             prior, data = approx.sized_symbolic_varlogp, approx.sized_symbolic_datalogp
-            losses = -data + self.beta * (logq - prior)
+            losses = -data + self.beta * (self.probe.gate * logq - prior)
             return _stratified_mean(losses, approx) / approx.symbolic_normalizing_constant
         logq = sum(family.path_logq().mean(0) for family in families)
         logq = logq / approx.symbolic_normalizing_constant
-        return -self.datalogp_norm + self.beta * (logq - self.varlogp_norm)
+        return -self.datalogp_norm + self.beta * (self.probe.gate * logq - self.varlogp_norm)
 
 
 def _stratified_mean(losses: pt.TensorVariable, approx: Approximation) -> pt.TensorVariable:

@@ -35,6 +35,21 @@ def test_the_first_state_of_a_loop_gets_its_gradient(shape, backend):
     np.testing.assert_allclose(approx.std.eval(), variance**0.5, rtol=0.02)
 
 
+@pytest.mark.parametrize(("method", "backend"), [("svgd", "jax"), ("bam", "jax"), ("dadvi", "c")])
+def test_every_method_fits_a_loop(method, backend):
+    """Exact but for particles, which have the mean within their own standard error."""
+    variance = 1 / (1 / 4 + np.sum(POWERS**2) / 0.25)
+    mean = variance * np.sum(POWERS * PATH) / 0.25
+    options = {"n": 400, "convergence": None, "learning_rate": 0.1} if method == "svgd" else {}
+    model = decaying((1,))
+    approx = vix.fit(
+        model=model, method=method, random_seed=1, backend=backend, progressbar=False, **options
+    )
+    draws = np.asarray(vix.to_datatree(approx, 4_000, random_seed=1)["posterior"]["state"])
+    error = variance**0.5 / (100 if method == "svgd" else 4_000) ** 0.5
+    np.testing.assert_allclose(draws.mean(), mean, atol=4 * error)
+
+
 def test_draws_of_a_slice_read_backwards():
     """The last state, by an index from the end of a loop, in what a DataTree holds."""
     with pm.Model() as model:
