@@ -211,6 +211,7 @@ def _run(
         random_seed=options["random_seed"] if built else None,
         options={name: describe_option(value) for name, value in options.items()},
         include_transformed=of_steps.pop("include_transformed"),
+        in_nats=True,
     )
     return fit_method(method, n, call, score=None if options["score"] else False, **of_steps)
 

@@ -15,7 +15,7 @@ import pytensor
 from pymc.variational.opvi import Approximation, Group
 from pytensor.compile.sharedvalue import SharedVariable
 
-from pymc_vi_ext.engine import Loop, Program, StepProgram
+from pymc_vi_ext.engine import GrowingProgram, Loop, Program, StepProgram
 from pymc_vi_ext.engine.density import refuse_lost
 from pymc_vi_ext.probe import Probe, is_lost
 from pymc_vi_ext.upstream import layout, reseed_rngs
@@ -52,7 +52,7 @@ def check_gradient(approx: Approximation, program: Program, loop: Loop) -> None:
         If the model's own gradient is not that of its log density (an Op with a gradient of its
         own, or one that is cut on purpose), naming the variables: the fit follows it, as PyMC does.
     """
-    if not isinstance(program, StepProgram) or program.probe is None:
+    if not isinstance(program, StepProgram | GrowingProgram) or program.probe is None:
         return
     probe = program.probe
     touched = [*program.state, program.rate_scale, probe.gate, *probe.directions.values()]
@@ -107,7 +107,7 @@ def _columns(signs: np.ndarray, where: slice) -> np.ndarray:
 
 def _is_lost_along(
     approx: Approximation,
-    program: StepProgram,
+    program: Program,
     probe: Probe,
     loop: Loop,
     directions: dict[SharedVariable, np.ndarray],

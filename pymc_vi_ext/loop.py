@@ -25,7 +25,7 @@ from pymc.variational.opvi import Approximation
 from pymc_vi_ext import __version__
 from pymc_vi_ext.approximations.parameters import set_parameters
 from pymc_vi_ext.callbacks import Callback, Rule
-from pymc_vi_ext.callbacks.callback import Losses, as_callbacks
+from pymc_vi_ext.callbacks.callback import Losses, Unsettled, as_callbacks
 from pymc_vi_ext.callbacks.checkpoint import Saved, describe_option
 from pymc_vi_ext.engine import Loop
 from pymc_vi_ext.method import PYMC_OPTIONS, Ending, Method, Request
@@ -64,6 +64,9 @@ class Call:
         What a checkpoint needs to call :func:`pymc_vi_ext.fit` again.
     saved : Saved, optional
         A checkpoint to go on from; `n` then counts the steps left.
+    in_nats : bool
+        Whether the losses recorded are in nats of the full data; otherwise in PyMC's unit, which is
+        scaled to the minibatch.
     started : float, optional
         When the call began that seconds are counted from; by default now. Before it lies the
         construction of the method.
@@ -76,6 +79,7 @@ class Call:
     random_seed: int | None = None
     options: Mapping[str, Any] | None = None
     saved: Saved | None = None
+    in_nats: bool = False
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -142,6 +146,7 @@ def fit_method(
     session.losses = np.empty(0) if request.scored else None
     session.steps = 0
     session.options = call.options
+    session.unit = 1.0 if call.in_nats else prepared.unit
     if session.request.rule is not None:
         session.request.rule.clear()
     _run(method, session, n, call, callbacks, clock)
@@ -189,7 +194,7 @@ def _run(
     n = n if method.takes_steps else 0
     compiled_before = loop.compile_s
     _begin(method, session, n, call, callbacks)
-    trace = _Trace(session.losses, session.steps, n)
+    trace = _Trace(session.losses, session.steps, n, session.unit)
     shown = fit_progress(n, call.progressbar and method.takes_steps, call.theme)
     with _kept(trace) as kept, shown as progress:
         watching = approx.fit_state.callbacks
@@ -233,7 +238,7 @@ def _run(
         backend=loop.backend,
         seed=session.seed,
         versions=versions(),
-        loss="" if trace.losses is None else method.loss_name,
+        loss="" if trace.losses is None else _loss_name(method, session.unit),
     )
     # Nothing is lost by now, should warnings be errors.
     if ending.error is not None:
@@ -241,6 +246,11 @@ def _run(
         raise ending.error
     for warning in ending.warnings:
         warnings.warn(warning, stacklevel=5)
+
+
+def _loss_name(method: Method, unit: float) -> str:
+    """Say what the losses are, and in which unit where that is not nats of the full data."""
+    return method.loss_name if unit == 1 else f"{method.loss_name} / {unit:g}"
 
 
 def _begin(
@@ -267,6 +277,7 @@ def _begin(
         session.steps + n,
         session.options,
         method.loss_name == NEGATIVE_ELBO,
+        session.unit,
     )
     if rule is not None:
         rule.wait_until = method.tempered_steps
@@ -298,7 +309,8 @@ def _conclude(method: Method, ending: Ending) -> None:
 class _Trace:
     """Steps done and their losses, in a buffer that grows once."""
 
-    def __init__(self, losses: Losses, done: int, n: int):
+    def __init__(self, losses: Losses, done: int, n: int, unit: float):
+        self.unit = unit
         self.done, self.end = done, done + n
         self.caller: Callback | None = None
         # The parameters and their storages before that callback was called.
@@ -312,7 +324,7 @@ class _Trace:
 
     def extend(self, steps: int, losses: Losses) -> None:
         if self._buffer is not None and losses is not None:
-            self._buffer[self.done : self.done + len(losses)] = losses
+            self._buffer[self.done : self.done + len(losses)] = losses / self.unit
         self.done += steps
 
     def call(self, callback: Callback, approx: Approximation) -> None:
@@ -345,9 +357,12 @@ def _kept(trace: _Trace, ending: Ending | None = None) -> Iterator[_Kept]:
         caller = trace.caller
         # A callback that set the parameters has said what the result is.
         end.has_result = trace.result_was_set
-        converged = caller is not None and caller.finds_convergence
+        lost = isinstance(stop, Unsettled)
+        converged = caller is not None and caller.finds_convergence and not lost
         end.reason = StopReason.CONVERGED if converged else StopReason.STOPPED
         end.stopped_by, end.evidence = caller and caller.name, str(stop)
+        if lost:
+            end.warnings.append(f"The fit ended and has not converged: {stop}.")
         logger.info("Stopped by %s at step %d: %s", end.stopped_by, trace.done, stop)
     except KeyboardInterrupt:
         end.reason, end.evidence = StopReason.INTERRUPTED, "keyboard interrupt"

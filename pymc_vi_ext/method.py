@@ -136,11 +136,15 @@ class Prepared:
     loop : Loop
         What runs it.
     optimizer : Optimizer
+    unit : float
+        Nats of the full data in a unit of what PyMC calls the loss: total over batch where it is
+        scaled to minibatches.
     """
 
     program: Program
     loop: Loop
     optimizer: Optimizer = field(default_factory=Optimizer)
+    unit: float = 1.0
 
 
 @dataclass

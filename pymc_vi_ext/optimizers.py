@@ -54,8 +54,39 @@ class Optimizer:
     def begin(self, n: int) -> None:
         """Begin anew; `n` steps follow, unless something stops them."""
 
+    def settle(self) -> None:
+        """Leave the lengths of steps as they are: what follows is averaged."""
+
     def finish(self) -> None:
         """Set the parameters to the result, where that is not the last iterate."""
+
+
+class Together(Optimizer):
+    """Optimizers of programs that take turns: they begin and end together.
+
+    Parameters
+    ----------
+    *optimizers : Optimizer
+    """
+
+    def __init__(self, *optimizers: Optimizer):
+        self.optimizers = optimizers
+        self.decays = any(optimizer.decays for optimizer in optimizers)
+
+    def begin(self, n: int) -> None:
+        """Begin anew."""
+        for optimizer in self.optimizers:
+            optimizer.begin(n)
+
+    def settle(self) -> None:
+        """Leave the lengths of steps as they are."""
+        for optimizer in self.optimizers:
+            optimizer.settle()
+
+    def finish(self) -> None:
+        """Set the parameters to the result."""
+        for optimizer in self.optimizers:
+            optimizer.finish()
 
 
 class Given(Optimizer):
@@ -158,6 +189,7 @@ class AnnealedAdam(Optimizer):
 _TRAVEL_MEMORY = 100
 # Largest gradient, in root mean squares of those before.
 _CLIP = 10.0
+_SETTLED_CLIP = 30.0
 
 
 class WhitenedAdam(Optimizer):
@@ -206,8 +238,13 @@ class WhitenedAdam(Optimizer):
 
     def begin(self, n: int) -> None:
         """Measure travel from where the means are now."""
+        self._adapting.set_value(floatX(1.0))
         for location, slow in self._slow.items():
             slow.set_value(location.get_value())
+
+    def settle(self) -> None:
+        """Keep the second moments, and clip no gradient: steps are linear in gradients then."""
+        self._adapting.set_value(floatX(0.0))
 
     def __call__(self, loss_or_grads: Any, params: Any) -> Updates:
         """Return the updates of a step, as PyMC's optimizers do."""
@@ -215,6 +252,7 @@ class WhitenedAdam(Optimizer):
         gradients = dict(zip(params, get_or_compute_grads(loss_or_grads, params), strict=True))
         finite = pt.all(pt.stack([pt.all(pt.isfinite(g)) for g in gradients.values()]))
         step = pytensor.shared(floatX(0.0), "adam_step")
+        self._adapting = pytensor.shared(floatX(1.0), "adapting")
         now = step + floatX(1.0)
         updates: Updates = OrderedDict({step: now})
         length = floatX(self.learning_rate) / (floatX(1.0) - floatX(_BETA1) ** now)
@@ -227,10 +265,12 @@ class WhitenedAdam(Optimizer):
             second = pytensor.shared(floatX(np.zeros(shape)), "second_moment")
             gradient = pt.switch(finite, gradient, floatX(0.0))
             # Adam would remember an outlier for thousands of steps, and hardly move.
-            limit = pt.switch(step > 0, floatX(_CLIP) * pt.sqrt(second / before_bias), np.inf)
+            most = pt.switch(self._adapting > 0, floatX(_CLIP), floatX(_SETTLED_CLIP))
+            limit = pt.switch(step > 0, most * pt.sqrt(second / before_bias), np.inf)
             gradient = pt.clip(gradient, -limit, limit)
             updates[first] = floatX(_BETA1) * first + floatX(1 - _BETA1) * gradient
-            updates[second] = floatX(_BETA2) * second + floatX(1 - _BETA2) * gradient**2
+            change = floatX(1 - _BETA2) * (gradient**2 - second)
+            updates[second] = second + self._adapting * change
             return -length * updates[first] / (pt.sqrt(updates[second] / variance_bias) + _EPSILON)
 
         natural_coordinates = [

@@ -21,6 +21,7 @@ from xarray import DataTree
 
 from pymc_vi_ext import __version__
 from pymc_vi_ext.engine.vectorize import has_scan, vectorized_approximation
+from pymc_vi_ext.minibatches import has_minibatches, on_all_data, size_of_data
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.upstream import (
     SLICES_OF_ONE,
@@ -190,7 +191,7 @@ def to_datatree(
         :math:`\log p(y, z)` of each draw in nats, on the unconstrained space (log Jacobian
         included), and ``log_q``, the approximation's log density there; (chain, draw) each.
         Particle approximations have no density, so no ``log_q``. With ``pm.Minibatch`` the ``lp``
-        of a draw is an unbiased estimate. ``observed_data`` and ``constant_data`` as
+        is that of all data. ``observed_data`` and ``constant_data`` as
         :func:`pymc.sample` gives them.
 
     Raises
@@ -218,10 +219,10 @@ def to_datatree(
     # Compiled once for each approximation, which keeps it.
     if "datatree_sampler" not in vars(approx):
         approx.datatree_sampler = _sampler(approx)
-    names, sampler, rngs = approx.datatree_sampler
+    names, sampler, rngs, numbers = approx.datatree_sampler
     reseed_rngs(rngs, random_seed)
     observed = find_observations(model)
-    largest = max(approx.ddim, *(np.size(values) for values in observed.values()), 1)
+    largest = max(numbers, *(np.size(values) for values in observed.values()))
     batch = max(1, min(draws, _NUMBERS_PER_BATCH // largest))
     sizes = [batch] * (draws // batch) + [draws % batch] * (draws % batch > 0)
     batches = [sampler(size) for size in sizes]
@@ -250,17 +251,23 @@ def to_datatree(
     return tree
 
 
-def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any]]:
-    """Compile ``draws -> values`` of all that a DataTree holds of one draw."""
+def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any], int]:
+    """Compile ``draws -> values`` of all that a DataTree holds of one draw.
+
+    Returns names of the values, the function, its generators, and how many numbers a draw takes.
+    """
     model = approx.model
-    view = vectorized_approximation(approx)
+    # One minibatch for all draws would be an error that they share, and that none shows.
+    whole = on_all_data(model) if has_minibatches(model) else None
+    view = vectorized_approximation(approx, whole)
     variables = [*model.free_RVs, *model.deterministics]
     outputs = [
         v.values if isinstance(v.type, XTensorType) else v
         for v in model.replace_rvs_by_values(variables)
     ]
     names = [*(f"posterior/{v.name}" for v in variables), "lp"]
-    nodes = view.symbolic_sample_over_posterior([*outputs, model.logp()])
+    logp = (model if whole is None else whole).logp()
+    nodes = view.symbolic_sample_over_posterior([*outputs, logp])
     if approx.has_logq:
         names.append("log_q")
         nodes.append(view.symbolic_logq)
@@ -273,4 +280,5 @@ def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any]]:
     else:
         with python_only():
             function = pm.pytensorf.compile([draws], nodes, mode=_MODE)
-    return names, function, find_rng_nodes(nodes)
+    numbers = max(approx.ddim, 0 if whole is None else size_of_data(model))
+    return names, function, find_rng_nodes(nodes), numbers

@@ -36,6 +36,8 @@ class Session:
         Of the last ``fit``.
     options : mapping or None
         What a checkpoint needs to call :func:`pymc_vi_ext.fit` again.
+    unit : float
+        Nats in a unit of the losses.
     chunk : int
         Steps that fill a call of the engine, as measured last.
     """
@@ -47,6 +49,7 @@ class Session:
     steps: int = 0
     seed: int | None = None
     options: Mapping[str, Any] | None = None
+    unit: float = 1.0
     chunk: int = 16
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pymc.pytensorf import floatX
 from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.approximations.parameters import set_parameters
+from pymc_vi_ext.engine import GrowingProgram, StepProgram, numbers_computed
 from pymc_vi_ext.upstream import reseed_rngs
 
 if TYPE_CHECKING:
@@ -39,6 +44,8 @@ class FitState:
         What :func:`pymc_vi_ext.fit` was called with, where it was.
     minimises_elbo : bool
         Whether the losses are negative ELBOs.
+    unit : float
+        Nats in a unit of the losses that callbacks see.
     """
 
     approx: Approximation
@@ -49,6 +56,7 @@ class FitState:
     end: int
     options: Mapping[str, Any] | None = None
     minimises_elbo: bool = True
+    unit: float = 1.0
 
     @property
     def rate_scale(self) -> SharedVariable:
@@ -64,11 +72,36 @@ class FitState:
         """Bring all shared variables up to date: parameters, optimizer, random generators."""
         self.loop.write_back()
 
+    @cached_property
+    def work(self) -> float:
+        """About how many numbers a step computes; infinite with a loop inside."""
+        program = self.program
+        if isinstance(program, GrowingProgram):
+            program = program.whole
+        return numbers_computed(program) if isinstance(program, StepProgram) else math.inf
+
+    @property
+    def reads_all_data(self) -> bool:
+        """Whether losses are evaluated on all data behind minibatches."""
+        return isinstance(self.program, GrowingProgram)
+
+    @property
+    def in_batches(self) -> bool:
+        """Whether the steps are on minibatches, and can go over to all data."""
+        return isinstance(self.program, GrowingProgram) and not self.program.has_grown
+
+    def grow(self) -> None:
+        """Go over to steps on all data, from the present parameters."""
+        assert isinstance(self.program, GrowingProgram)
+        self.sync()
+        self.program.grown.set_value(floatX(1.0))
+        self.optimizer.begin(self.end)
+
     def losses_at(self, points: Sequence[np.ndarray], draws: int, seed: int) -> np.ndarray:
         """Return losses of steps that do not move, with the same random numbers at each point.
 
-        The program compiled for the steps runs with a learning rate of 0. The fit is left as it
-        was.
+        The program compiled for the steps runs with a learning rate of 0; of two, that on all data.
+        The fit is left as it was.
 
         Parameters
         ----------
@@ -81,7 +114,7 @@ class FitState:
         Returns
         -------
         array of shape (points, draws)
-            In nats; infinite from a loss that is NaN.
+            In nats of the full data; infinite from a loss that is NaN.
         """
         program, scale = self.program, self.rate_scale
         self.sync()
@@ -89,6 +122,8 @@ class FitState:
         losses = np.full((len(points), draws), np.inf)
         try:
             scale.set_value(kept[scale] * 0)
+            if isinstance(program, GrowingProgram):
+                program.grown.set_value(floatX(1.0))
             for row, point in zip(losses, points, strict=True):
                 set_parameters(self.approx, point)
                 reseed_rngs(program.rngs, seed)

@@ -67,6 +67,9 @@ _TABLE: Mapping[str, Mapping[str, str]] = {
         "FlatRV": "telling an improper prior, which nothing can be drawn from",
         "HalfFlatRV": "telling an improper prior, which nothing can be drawn from",
     },
+    "pymc.data": {
+        "MinibatchOp": "telling what draws minibatches, and from what",
+    },
     "pymc.model.transform_values": {
         "unconstrain_values": "draws as points of the unconstrained space",
     },
@@ -106,6 +109,9 @@ _TABLE: Mapping[str, Mapping[str, str]] = {
     "pymc.variational.operators": {
         "KL().beta": "weight of the prior's part of the loss",
         "KSDObjective": "base of the Stein objective",
+    },
+    "pymc.variational.minibatch_rv": {
+        "MinibatchRandomVariable": "total sizes of what is observed in minibatches",
     },
     "pymc.variational.opvi": {
         "Approximation()._cache": "nodes made once, which a view must not share",

@@ -205,6 +205,19 @@ def _unconstrain():
     np.testing.assert_allclose(free["scale_log__"], [0.0, 1.0], atol=1e-6)
 
 
+@canary("MinibatchOp", "MinibatchRandomVariable")
+def _minibatches():
+    data = pt.as_tensor(np.arange(6.0))
+    batch = pm.Minibatch(data, batch_size=2)
+    assert isinstance(batch.owner.op, upstream.MinibatchOp)
+    assert batch.owner.inputs[0] is data
+    with pm.Model() as small:
+        y = pm.Normal("y", observed=batch, total_size=6)
+    assert isinstance(y.owner.op, upstream.MinibatchRandomVariable)
+    assert [size.data for size in y.owner.inputs[1:]] == [6]
+    assert small.rvs_to_values[y] is batch
+
+
 @canary("_known_scan_ignored_inputs")
 def _data_of_minibatches():
     data = pt.as_tensor(np.arange(6.0))

@@ -14,6 +14,11 @@ from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.options import whole_number
 
+
+class Unsettled(StopIteration):
+    """What a rule raises to end a fit that would not converge, however long it went on."""
+
+
 Losses = np.ndarray | None
 """Losses of the steps so far in nats, of shape (i,); None where the method has none."""
 

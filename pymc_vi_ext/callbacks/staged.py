@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytensor
@@ -15,9 +15,10 @@ from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.approximations.parameters import flat_parameters, moments, set_parameters
-from pymc_vi_ext.callbacks.callback import Losses, Rule
+from pymc_vi_ext.callbacks.callback import Losses, Rule, Unsettled
 from pymc_vi_ext.options import positive, whole_number
 from pymc_vi_ext.state import FitState, running
+from pymc_vi_ext.upstream import array_stats
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +32,27 @@ _RATE_RATIO = 1 / 3
 _MOST_BLOCKS = 512
 # Draws of a comparison of ELBOs: this part of the stage's steps, at least so many.
 _DRAWS_PART, _FEWEST_DRAWS = 1 / 4, 200
+# On all data behind minibatches, where each draw reads them all: so many at first, and twice as
+# many while the comparison is not clear.
+_FEWEST_PASSES = 32
 # A stage that gains less than so many tolerances is the last.
 _LEAST_GAIN = 2.5
+# Stages that lose, or checks with draws of infinite loss, after which a fit will not converge.
+_MOST_FAILURES = 3
+# Rounding errors of a loss, in units of its last place.
+_ROUNDING = 8
+# The last average: steps between two looks, blocks whose spread is its standard error, their least
+# number, and about how many numbers it may read in all.
+_LONG, _BATCHES, _FEWEST_BLOCKS, _MOST_WORK = 250, (4, 8, 16), 16, 2e8
+_MOST_AVERAGED = 60_000  # steps
+# Draws of the result, fewest and most, of which none may have an infinite loss; and the tail of
+# their losses, its Pareto k and standard error in nats, from which on they say nothing.
+_DRAWS_OF_RESULT = (256, 20_000)
+_TAIL, _HEAVY, _LARGE_ERROR = 20, 0.7, 0.1
+# What a step costs however few its numbers are, in numbers.
+_FIXED_WORK = 2_000
+# Standard deviations are to be known better than means.
+_OF_SDS = 1.5
 # Without a loss: stages, and the change of moments that ends one.
 _MOMENT_STAGES, _MOMENT_TOLERANCE = 3, 0.02
 # How often a fit may begin anew at a smaller rate.
@@ -58,10 +78,21 @@ class StagedStop(Rule):
       :math:`a` and :math:`b`, is what :math:`m` itself falls short of the optimum:
       :math:`\tfrac12 \operatorname{tr} H \operatorname{Cov} m`,
 
-    two standard errors included. The next stage starts from :math:`m` at a third of the rate, and
-    the fit stops at the first stage whose result is not better than the one before by more than
-    2.5 times the tolerance: a bias of order :math:`\eta` costs :math:`\eta^2` nats, so that a
-    ninth of it is left. The better of the last two averages is the result.
+    two standard errors included. The next stage starts from :math:`m` at a third of the rate, with
+    the optimizer's second moments kept as they are by then, so that steps are linear in gradients
+    and their average has no bias from skew ones. The stages end at the first whose result is not
+    better than the one before by more than 2.5 times the tolerance: a bias of order :math:`\eta`
+    costs :math:`\eta^2` nats, so that a ninth of it is left.
+
+    Nats say little about one parameter among others: .015 of them are .17 standard deviations of a
+    mean. A last average therefore goes on at the last rate until its own standard error, from the
+    spread of its batches, is below `accuracy` for every mean (in standard deviations) and every
+    logarithm of a standard deviation, or as long as that costs next to nothing (some 10^7 numbers
+    of data and parameters). The report's evidence has the error reached.
+
+    On minibatches a stage ends where what it still gains is lost in the noise of the batches. The
+    fit then goes over to steps on all data, which are judged as any others. Where that is too large
+    (above 10^8 numbers), the averages are judged on batches, by the same tolerance.
 
     A first rate that is too large shows: the fit begins anew at a third of it when it meets a NaN,
     or when the losses are far above those of its first steps, up to five times.
@@ -74,13 +105,16 @@ class StagedStop(Rule):
     ----------
     tolerance : float
         In nats.
+    accuracy : float, optional
+        Standard error of the last average: of means in standard deviations, and of the logarithms
+        of these. None ends the fit with its last stage.
     first_check : int
         Steps of a stage before it is judged: what changes over many more is not seen.
 
     Attributes
     ----------
     every : int
-        25: steps between two looks.
+        Steps between two looks: 25, and 250 during the last average.
 
     References
     ----------
@@ -107,13 +141,19 @@ class StagedStop(Rule):
 
     _saved = (
         *("stage", "next_check", "blocks", "pending", "joined", "best", "draws_seed", "gap"),
-        *("restarts", "start", "first_losses"),
+        *("restarts", "start", "first_losses", "failures", "every", "averaging", "reached", "gain"),
     )
 
     _rows = ("blocks", "pending")
 
-    def __init__(self, tolerance: float = 0.015, first_check: int = _FIRST_CHECK):
+    def __init__(
+        self,
+        tolerance: float = 0.015,
+        accuracy: float | None = 0.01,
+        first_check: int = _FIRST_CHECK,
+    ):
         self.tolerance = positive("tolerance", tolerance)
+        self.accuracy = None if accuracy is None else positive("accuracy", accuracy)
         self.first_check = whole_number("first_check", first_check)
         self._sums: dict[SharedVariable, SharedVariable] = {}
         super().__init__(_EVERY)
@@ -121,7 +161,9 @@ class StagedStop(Rule):
     def updates(self, approx: Approximation) -> dict[SharedVariable, Any]:
         """Return what a step adds to average the parameters of `approx` inside the program."""
         self._count = pytensor.shared(floatX(0.0), "block_count")
-        new_block = pt.ge(self._count, floatX(self.every))
+        # A state that stays as it is, so that checkpoints keep it.
+        self._length = pytensor.shared(floatX(_EVERY), "block_length")
+        new_block = pt.ge(self._count, self._length)
         self._sums = {
             p: pytensor.shared(p.get_value() * 0, f"{p.name}_block_sum") for p in approx.params
         }
@@ -130,7 +172,7 @@ class StagedStop(Rule):
             for parameter, total in self._sums.items()
         }
         count = pt.switch(new_block, floatX(0.0), self._count) + floatX(1.0)
-        return {self._count: count, **sums}
+        return {self._count: count, self._length: self._length, **sums}
 
     def serves(self, approx: Approximation) -> bool:
         """Tell whether the sums inside the step are of these parameters."""
@@ -151,30 +193,46 @@ class StagedStop(Rule):
 
     def restart_block(self) -> None:
         """Begin a new block with the next step."""
+        self._length.set_value(floatX(self.every))
         self._count.set_value(floatX(0.0))
         for total in self._sums.values():
             total.set_value(total.get_value() * 0)
 
     def average(self) -> np.ndarray | None:
-        """Return the average of the parameters over the last half of this stage, if it is long."""
+        """Return the average over the last half of this stage; while it is short, the result before."""
         blocks = np.asarray(self._blocks)
-        return blocks[len(blocks) // 2 :].mean(axis=0) if len(blocks) >= 4 else None
+        if self._averaging:
+            return _settled_part(blocks).mean(axis=0) if len(blocks) else self._best
+        return blocks[len(blocks) // 2 :].mean(axis=0) if len(blocks) >= 4 else self._best
 
     @property
     def shortfall(self) -> str:
         """How far the last check was from letting the fit stop."""
         return self._gap or f"fewer than {self.first_check} steps"
 
+    @property
+    def every(self) -> int:
+        """Steps between two looks."""
+        return self._every
+
+    @every.setter
+    def every(self, steps: int) -> None:
+        self._every = steps
+
     def _begin(self) -> None:
+        self._every = _EVERY
         self._stage = 0
         # The result of the stage before, and what this stage's gained over it.
         self._best: np.ndarray | None = None
         self._gain = (np.inf, 0.0)
         self._draws_seed = 0
         self._gap = ""
-        self._restarts = 0
+        self._restarts = self._failures = 0
         self._start = None
         self._first_losses: np.ndarray | None = None
+        # Steps that the last average may take, once it is that; and what ended the stages.
+        self._averaging = 0
+        self._reached = ""
         self._next_stage()
 
     def _next_stage(self) -> None:
@@ -198,6 +256,10 @@ class StagedStop(Rule):
             return
         self._next_check = int(taken * _GROWTH)
         blocks = np.asarray(self._blocks)
+        if self._averaging:
+            self._next_check = min(self._next_check, self._averaging)
+            self._look_at_average(state, blocks, taken)
+            return
         half, last = len(blocks) // 2, (3 * len(blocks)) // 4
         early, late = blocks[half:last].mean(axis=0), blocks[last:].mean(axis=0)
         both = blocks[half:].mean(axis=0)
@@ -209,8 +271,21 @@ class StagedStop(Rule):
             settled = self._moments_settled(approx, early, late)
         else:
             settled = self._elbo_settled(state, losses, taken, early, late, both)
-        if settled:
-            self._end_stage(state, losses is not None, both, taken)
+        if settled and state.in_batches:
+            self._grow(state, both)
+        elif settled:
+            self._end_stage(state, losses is not None, both, taken, i)
+
+    def _grow(self, state: FitState, both: np.ndarray) -> None:
+        """Go on with steps on all data, from the average over those on minibatches."""
+        if not state.approx.any_histograms:
+            set_parameters(state.approx, both)
+        state.grow()
+        state.scale_rate(_RATE_RATIO)
+        self._stage += 1
+        self._best = None
+        self.restart_block()
+        self._next_stage()
 
     def _collect(self) -> None:
         count = max(float(self._count.get_value()), 1.0)
@@ -271,25 +346,52 @@ class StagedStop(Rule):
     ) -> bool:
         """Compare the ELBO at the averages; see the class."""
         limit = self.tolerance
-        drift, error = _difference(losses[-taken // 2 : -taken // 4], losses[-taken // 4 :])
+        before, after = losses[-taken // 2 : -taken // 4], losses[-taken // 4 :]
+        drift, error = (state.unit * x for x in _difference(before, after))
         if not drift - 4 * error < 2 * limit:
             # The losses themselves fall still: no need to look closer.
             self._say(f"falling, {drift:.2g} nat a quarter", 2 * limit)
             return False
-        draws = max(_FEWEST_DRAWS, int(taken * _DRAWS_PART))
-        points = [early, late, both] + ([] if self._best is None else [self._best])
-        self._draws_seed += 1
-        at = state.losses_at(points, draws, self._draws_seed)
+        at = self._losses_at(state, [early, late, both], taken)
         if not np.isfinite(at).all():
-            self._say("the ELBO of the averages is not finite", limit)
+            share = 1 - np.isfinite(at).mean()
+            self._say(f"{share:.2%} of the draws of the averages have an infinite loss", 0)
+            # Mass that stays where the density is 0 stays there, however long the fit goes on.
+            self._fail_when_often(f"{share:.2g} of the mass has an infinite loss")
+            return False
+        rounding = _ROUNDING * np.finfo(_precision()).eps * float(np.abs(at).mean())
+        if rounding > limit:
+            known = f"losses near {np.abs(at).mean():.2g} nat are rounded to {rounding:.2g}"
+            self._say(known, limit)
+            self._fail_when_often(f"{known} in {_precision()}: use float64, or smaller numbers")
             return False
         drift, drift_error = _mean(at[0] - at[1])
         noise, noise_error = _mean((at[0] + at[1]) / 2 - at[2])
         if self._best is not None:
             self._gain = _mean(at[3] - at[2])
+        if state.in_batches and drift - 2 * drift_error < 2 * max(limit, noise + 2 * noise_error):
+            return True
         worst = max((abs(drift) + 2 * drift_error) / 2, noise + 2 * noise_error)
         self._say(f"stage {self._stage + 1}: {worst:.2g} nat", limit)
         return worst < limit
+
+    def _losses_at(self, state: FitState, points: list[np.ndarray], taken: int) -> np.ndarray:
+        """Return losses at `points`, and at the result of the stage before where there is one."""
+        points = points + ([] if self._best is None else [self._best])
+        most = max(_FEWEST_DRAWS, int(taken * _DRAWS_PART))
+        draws = _FEWEST_PASSES if state.reads_all_data else most
+        self._draws_seed += 1
+        at = state.losses_at(points, min(draws, most), self._draws_seed)
+        while at.shape[1] < most and _unclear(at, self.tolerance):
+            self._draws_seed += 1
+            more = state.losses_at(points, min(at.shape[1], most), self._draws_seed)
+            at = np.concatenate([at, more], axis=1)
+        return at
+
+    def _fail_when_often(self, reason: str) -> None:
+        self._failures += 1
+        if self._failures == _MOST_FAILURES:
+            raise Unsettled(reason)
 
     def _moments_settled(self, approx: Approximation, early: np.ndarray, late: np.ndarray) -> bool:
         (mean_a, log_a), (mean_b, log_b) = moments(approx, early), moments(approx, late)
@@ -297,7 +399,9 @@ class StagedStop(Rule):
         self._say(f"stage {self._stage + 1}: moments change by {change:.2g}", _MOMENT_TOLERANCE)
         return bool(change < _MOMENT_TOLERANCE)
 
-    def _end_stage(self, state: FitState, scored: bool, both: np.ndarray, taken: int) -> None:
+    def _end_stage(
+        self, state: FitState, scored: bool, both: np.ndarray, taken: int, i: int
+    ) -> None:
         approx, rate = state.approx, float(state.rate_scale.get_value())
         if not scored:
             if self._stage + 1 == _MOMENT_STAGES:
@@ -310,22 +414,131 @@ class StagedStop(Rule):
         else:
             if self._best is not None:
                 gain, error = self._gain
-                if gain < _LEAST_GAIN * self.tolerance:
-                    set_parameters(approx, both if gain > -error else self._best)
-                    raise StopIteration(
+                if gain < -(_LEAST_GAIN * self.tolerance + 2 * error):
+                    # A smaller rate that does worse: something else than the rate is the matter.
+                    set_parameters(approx, self._best)
+                    self._say(f"a stage lost {-gain:.2g} nat", _LEAST_GAIN * self.tolerance)
+                    self._fail_when_often(f"stages at lower learning rates lose, {-gain:.2g} nat")
+                    both = self._best
+                elif gain < _LEAST_GAIN * self.tolerance:
+                    self._best = both if gain > -error else self._best
+                    set_parameters(approx, self._best)
+                    self._reached = (
                         f"at {rate:.2g} of the first learning rate the average "
                         f"of {taken // 2:,} iterates gained {gain:.3f} +- {error:.3f} nat over "
                         f"the stage before, and its halves agree within {self.tolerance} nat"
                     )
+                    self._begin_average(state, i)
+                    return
             self._best = both
             set_parameters(approx, both)
+            state.optimizer.settle()
         state.scale_rate(_RATE_RATIO)
         self._stage += 1
         self._next_stage()
 
+    def _begin_average(self, state: FitState, i: int) -> None:
+        """Begin the last average, where it costs next to nothing."""
+        left = (state.end - i) // _LONG * _LONG
+        steps = int(min(_MOST_WORK / (state.work + _FIXED_WORK), _MOST_AVERAGED, left))
+        if self.accuracy is None or steps < _FEWEST_BLOCKS * _LONG or not _has_moments(state):
+            self._accept(state, self._best, self._reached)
+        self._averaging = steps
+        self._every = _LONG
+        state.scale_rate(_RATE_RATIO)
+        state.optimizer.settle()
+        self.restart_block()
+        self._next_stage()
+        self._next_check = _FEWEST_BLOCKS * _LONG
+
+    def _look_at_average(self, state: FitState, blocks: np.ndarray, taken: int) -> None:
+        """End the fit where the error of the last average is small, or its time is over."""
+        assert self.accuracy is not None
+        settled = _settled_part(blocks)
+        average = settled.mean(axis=0)
+        of_means, of_sds = _errors(state.approx, settled)
+        self._status = f"last average: means +-{of_means:.2g} sd, sds +-{of_sds:.2%}"
+        self._gap = self._status
+        precise = max(of_means, _OF_SDS * of_sds) < self.accuracy
+        if precise or taken >= self._averaging:
+            self._accept(
+                state,
+                average,
+                f"{self._reached}; the average of {taken:,} more knows means to {of_means:.2g} sd "
+                f"and sds to {of_sds:.1%}",
+            )
+
+    def _accept(self, state: FitState, point: np.ndarray, evidence: str) -> NoReturn:
+        """End the fit with `point`, unless draws there show that no average can be trusted."""
+        set_parameters(state.approx, point)
+        draws = int(np.clip(_MOST_WORK / (state.work + _FIXED_WORK), *_DRAWS_OF_RESULT))
+        self._draws_seed += 1
+        [at] = state.losses_at([point], draws, self._draws_seed)
+        outside = int(np.sum(~np.isfinite(at)))
+        if outside:
+            raise Unsettled(f"{outside} of {draws:,} draws of the result have an infinite loss")
+        tail, error = _tail(at), float(at.std() / draws**0.5)
+        if tail > _HEAVY and error > _LARGE_ERROR:
+            raise Unsettled(
+                f"the losses have so heavy a tail (Pareto k {tail:.1f}, +-{error:.2g} nat of "
+                f"{draws:,} draws) that no average of draws says where the optimum is"
+            )
+        raise StopIteration(evidence)
+
     def _say(self, measured: str, limit: float) -> None:
         self._status = f"{measured} > {limit:.2g}"
         self._gap = f"{measured}, to be below {limit:.2g}"
+
+
+def _precision() -> str:
+    """Return the precision that losses are computed in."""
+    dtype: str = pytensor.config.floatX
+    return dtype
+
+
+def _settled_part(blocks: np.ndarray) -> np.ndarray:
+    """Return the blocks of the last average but the first ones, of the rate before."""
+    return blocks[len(blocks) // 8 :]
+
+
+def _errors(approx: Approximation, blocks: np.ndarray) -> tuple[float, float]:
+    """Return the largest standard errors of means, in sds, and of log sds, of an average of blocks.
+
+    From the spread of batches of them, the largest over several numbers of batches: iterates that
+    are alike over long stretches show in few long batches only.
+    """
+    found = []
+    for count in _BATCHES:
+        batches = [part.mean(axis=0) for part in np.array_split(blocks, count)]
+        means, log_sds = moments(approx, np.asarray(batches))
+        spread = means.std(axis=0, ddof=1) / np.exp(log_sds.mean(axis=0))
+        found.append((np.max(spread), np.max(log_sds.std(axis=0, ddof=1))) / np.sqrt(count))
+    of_means, of_sds = np.max(found, axis=0)
+    return float(of_means), float(of_sds)
+
+
+def _tail(losses: np.ndarray) -> float:
+    """Return Pareto k-hat of the upper tail of losses."""
+    above = losses - np.median(losses)
+    if np.unique(np.sort(above)[-_TAIL:]).size < _TAIL:
+        return -np.inf
+    return float(array_stats.psislw(-np.log(np.maximum(above, 1e-300)))[1])
+
+
+def _has_moments(state: FitState) -> bool:
+    try:
+        moments(state.approx, flat_parameters(state.approx))
+    except TypeError:
+        return False
+    return not state.approx.any_histograms
+
+
+def _unclear(at: np.ndarray, tolerance: float) -> bool:
+    """Tell whether more draws could tell more: errors of the comparisons above their part."""
+    if not np.isfinite(at).all():
+        return False
+    errors = [_mean(at[0] - at[1])[1], _mean((at[0] + at[1]) / 2 - at[2])[1]]
+    return max(errors) > tolerance / 4
 
 
 def _mean(differences: np.ndarray) -> tuple[float, float]:

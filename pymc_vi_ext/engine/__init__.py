@@ -1,6 +1,16 @@
 """From a PyMC inference to steps taken: the program of one step and the engines that run it."""
 
 from pymc_vi_ext.engine.backend import BACKENDS, Loop, make_loop
-from pymc_vi_ext.engine.program import Program, StepProgram
+from pymc_vi_ext.engine.growing import GrowingLoop, GrowingProgram
+from pymc_vi_ext.engine.program import Program, StepProgram, numbers_computed
 
-__all__ = ["BACKENDS", "Loop", "Program", "StepProgram", "make_loop"]
+__all__ = [
+    "BACKENDS",
+    "GrowingLoop",
+    "GrowingProgram",
+    "Loop",
+    "Program",
+    "StepProgram",
+    "make_loop",
+    "numbers_computed",
+]

@@ -1,9 +1,12 @@
 """One optimisation step of any PyMC inference as a pure function of its state."""
 
+import math
+
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import pymc as pm
 import pytensor
 
 from pymc.pytensorf import floatX
@@ -11,8 +14,10 @@ from pymc.variational.inference import Inference
 from pytensor.compile.mode import Mode, get_mode
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Variable
-from pytensor.graph.traversal import graph_inputs
+from pytensor.graph.traversal import ancestors, graph_inputs
+from pytensor.scan.op import Scan
 from pytensor.tensor.random.type import RandomType
+from pytensor.tensor.type import TensorType
 
 from pymc_vi_ext.engine.vectorize import vectorized
 from pymc_vi_ext.probe import Probe
@@ -137,6 +142,9 @@ class StepProgram:
         *,
         score: bool = True,
         probe: Probe | None = None,
+        loss_scale: float = 1.0,
+        whole: pm.Model | None = None,
+        rate_scale: SharedVariable | None = None,
         **kwargs: Any,
     ) -> "StepProgram":
         """Build the program of one step of `inference`.
@@ -150,6 +158,12 @@ class StepProgram:
         probe : Probe, optional
             Of the step. Where the step does not set its value and slope itself, the value is the
             loss and the slope that of the gradients that the optimizer is given.
+        loss_scale : float
+            Nats in a unit of the objective's loss, which PyMC scales to a minibatch.
+        whole : pymc.Model, optional
+            The model on all of its data, for steps on these and not on minibatches.
+        rate_scale : SharedVariable, optional
+            By default a new one.
         **kwargs
             As :meth:`pymc.variational.opvi.ObjectiveFunction.updates`: `obj_n_mc`,
             `obj_optimizer`, `more_updates`, `more_replacements`, `total_grad_norm_constraint` ...
@@ -168,16 +182,19 @@ class StepProgram:
         >>> [variable.name for variable in program.state[:3]]
         [None, None, 'mu']
         """
-        objective = vectorized(inference.objective, kwargs.get("obj_n_mc"))
+        objective = vectorized(inference.objective, kwargs.get("obj_n_mc"), whole)
         if probe is not None and "obj_optimizer" in kwargs:
             kwargs["obj_optimizer"] = probe.watching(kwargs["obj_optimizer"])
         with python_only():
             updates = objective.updates(**kwargs)
         if probe is not None:
             updates.setdefault(probe.value, updates.loss)
-        rate_scale = new_rate_scale()
+        rate_scale = new_rate_scale() if rate_scale is None else rate_scale
         for parameter in objective.obj_params:
             updates[parameter] = parameter + rate_scale * (updates[parameter] - parameter)
+        loss = updates.loss
+        if loss is not None and loss_scale != 1:
+            loss = loss * floatX(loss_scale)
         owned_by_user = {
             *inference.approx.params,
             *objective.test_params,
@@ -188,7 +205,7 @@ class StepProgram:
         }
         return cls(
             updates,
-            updates.loss if score else None,
+            loss if score else None,
             optimizer_state=[v for v in updates if v not in owned_by_user],
             check_bounds=inference.approx.model.check_bounds,
             rate_scale=rate_scale,
@@ -229,3 +246,15 @@ class StepProgram:
 def new_rate_scale() -> SharedVariable:
     """Return a new scale of the learning rate, at 1."""
     return pytensor.shared(floatX(1.0), "rate_scale")
+
+
+def numbers_computed(program: StepProgram) -> float:
+    """Return about how many numbers a step computes; infinite with a loop inside.
+
+    Of all intermediate results whose shapes are known.
+    """
+    nodes = {v.owner for v in ancestors(program.outputs) if v.owner is not None}
+    if any(isinstance(node.op, Scan) for node in nodes):
+        return math.inf
+    results = [v.type for node in nodes for v in node.outputs if isinstance(v.type, TensorType)]
+    return float(sum(math.prod(n or 1 for n in kind.shape) for kind in results))

@@ -10,16 +10,18 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 
 # Registers the rewrites that `batchable` asks for; they cannot be registered after that.
 import pytensor.xtensor
 
+from pymc.pytensorf import floatX
 from pymc.variational.opvi import Approximation
 from pytensor.compile.builders import OpFromGraph
 from pytensor.graph.basic import Apply, Variable
-from pytensor.graph.replace import clone_replace, vectorize_graph
+from pytensor.graph.replace import clone_replace, graph_replace, vectorize_graph
 from pytensor.graph.rewriting.basic import node_rewriter
 from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import ancestors
@@ -27,6 +29,7 @@ from pytensor.scan.op import Scan
 from pytensor.tensor.blockwise import Blockwise
 
 from pymc_vi_ext.engine.shapes import known_shape, with_static_shapes
+from pymc_vi_ext.minibatches import minibatch_scale
 from pymc_vi_ext.upstream import (
     LOWER_XTENSOR,
     AllocDiag,
@@ -44,7 +47,32 @@ from pymc_vi_ext.upstream import (
 
 
 class _VectorizedSampling:
-    """Mixin for an :class:`~pymc.variational.opvi.Approximation`: batches instead of scans."""
+    """Mixin for an :class:`~pymc.variational.opvi.Approximation`: batches instead of scans.
+
+    Attributes
+    ----------
+    whole : pymc.Model or None
+        The model on all of its data, where the draws are not to see minibatches.
+    """
+
+    whole: pm.Model | None
+
+    @property
+    def model(self) -> pm.Model:
+        return super().model if self.whole is None else self.whole  # type: ignore[misc]
+
+    @property
+    def symbolic_normalizing_constant(self) -> Any:
+        # Right for data of two dimensions too, where PyMC's is not.
+        scaled = self.scale_cost_to_minibatch  # type: ignore[attr-defined]
+        return floatX(minibatch_scale(super().model) if scaled else 1.0)  # type: ignore[misc]
+
+    def to_flat_input(self, node: Any, more_replacements: Any = None) -> Any:
+        if self.whole is not None:
+            own = super().model.value_vars  # type: ignore[misc]
+            same = {self.whole[variable.name]: variable for variable in own}
+            node = graph_replace(node, same, strict=False)
+        return super().to_flat_input(node, more_replacements=more_replacements)  # type: ignore[misc]
 
     def symbolic_sample_over_posterior(self, node: Any, more_replacements: Any = None) -> Any:
         flat = self.to_flat_input(node)  # type: ignore[attr-defined]
@@ -160,7 +188,9 @@ def over_rows(outputs: list[Variable], rows: Mapping[Variable, Variable]) -> lis
         return list(found) if isinstance(found, list | tuple) else [found]
 
 
-def vectorized(objective: ObjectiveFunction, draws: int | None) -> ObjectiveFunction:
+def vectorized(
+    objective: ObjectiveFunction, draws: int | None, whole: pm.Model | None = None
+) -> ObjectiveFunction:
     """Return a view of `objective` whose draws are a batch dimension.
 
     The view shares every parameter with the original (the same shared variables) and leaves the
@@ -172,6 +202,8 @@ def vectorized(objective: ObjectiveFunction, draws: int | None) -> ObjectiveFunc
         The objective of any PyMC :class:`~pymc.variational.inference.Inference`.
     draws : int, optional
         Draws a step; None is one, as in PyMC.
+    whole : pymc.Model, optional
+        The model on all of its data, in place of its own on minibatches.
 
     Returns
     -------
@@ -181,19 +213,19 @@ def vectorized(objective: ObjectiveFunction, draws: int | None) -> ObjectiveFunc
     # Objectives with a test function (Stein's) always work on a batch.
     single = draws in (None, 1) and not objective.op.has_test_function
     op = copy.copy(objective.op)
-    op.approx = _view(objective.approx, _SingleDraw if single else _VectorizedSampling)
+    op.approx = _view(objective.approx, _SingleDraw if single else _VectorizedSampling, whole)
     clone = copy.copy(objective)
     clone.op = op
     return clone
 
 
-def vectorized_approximation(approx: Approximation) -> Approximation:
+def vectorized_approximation(approx: Approximation, whole: pm.Model | None = None) -> Approximation:
     """Return a view of `approx` whose draws are a batch dimension; see :func:`vectorized`."""
-    return _view(approx, _VectorizedSampling)
+    return _view(approx, _VectorizedSampling, whole)
 
 
-def _view(approx: Approximation, mixin: type) -> Approximation:
+def _view(approx: Approximation, mixin: type, whole: pm.Model | None) -> Approximation:
     cls = type(approx)
     view: Approximation = object.__new__(type(cls.__name__, (mixin, cls), {}))
-    vars(view).update(without_cache(approx))
+    vars(view).update(without_cache(approx), whole=whole)
     return view

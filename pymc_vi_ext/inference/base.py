@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,11 +20,18 @@ from pymc.vartypes import discrete_types
 
 from pymc_vi_ext.approximations import OneGroup
 from pymc_vi_ext.callbacks import Rule, StagedStop
-from pymc_vi_ext.engine import StepProgram, make_loop
+from pymc_vi_ext.engine import GrowingLoop, GrowingProgram, StepProgram, make_loop
 from pymc_vi_ext.loop import Call, fit_method, refine_method
 from pymc_vi_ext.method import PYMC_OPTIONS, Method, Prepared, Request
+from pymc_vi_ext.minibatches import (
+    doubtful_totals,
+    has_minibatches,
+    minibatch_scale,
+    on_all_data,
+    size_of_data,
+)
 from pymc_vi_ext.objectives import ELBO, Objective, PathELBO, Tempered
-from pymc_vi_ext.optimizers import AnnealedAdam, Given, Optimizer, WhitenedAdam
+from pymc_vi_ext.optimizers import AnnealedAdam, Given, Optimizer, Together, WhitenedAdam
 from pymc_vi_ext.probe import Probe, Probed
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.results import NEGATIVE_ELBO
@@ -32,6 +41,9 @@ from pymc_vi_ext.upstream import (
     State,
     default_progress_theme,
 )
+
+# Numbers that minibatches are drawn from, up to which a step may read all of them (800 MB).
+_MOST_NUMBERS = 100_000_000
 
 
 class LoopMethod(Method):
@@ -117,22 +129,48 @@ class EngineMethod(LoopMethod):
         return StagedStop()
 
     def prepare(self, request: Request) -> Prepared:
-        """Write the step as a program, and compile it."""
+        """Write the step as a program, and compile it.
+
+        A model on minibatches, and a rule that is part of the step, make two programs, of which the
+        second takes its steps on all data: the noise of batches hides what is still to gain.
+        """
+        model = self.approx.model
+        for sentence in doubtful_totals(model):
+            warnings.warn(sentence, stacklevel=6)
+        in_batches = has_minibatches(model)
+        scaled = in_batches and self.approx.scale_cost_to_minibatch
+        unit = minibatch_scale(model) if scaled else 1.0
         options = dict(request.more)
         draws = self.default_draws if request.obj_n_mc is None else request.obj_n_mc
         if draws is not None:
             options["obj_n_mc"] = draws
-        optimizer = self._optimizer(request) if self.has_optimizer else Optimizer()
-        if self.has_optimizer:
-            options["obj_optimizer"] = optimizer
         if request.rule is not None:
             more = options.get("more_updates") or {}
             options["more_updates"] = {**more, **request.rule.updates(self.approx)}
-        program = StepProgram.from_inference(
-            self, score=request.scored, probe=self._probe(), **options
+        options |= {
+            "score": request.scored,
+            "probe": self._probe(),
+            "loss_scale": unit if self.objective.op.require_logq else 1.0,
+        }
+
+        def step(**more: Any) -> tuple[StepProgram, Optimizer]:
+            optimizer = self._optimizer(request) if self.has_optimizer else Optimizer()
+            if self.has_optimizer:
+                more["obj_optimizer"] = optimizer
+            return StepProgram.from_inference(self, **options, **more), optimizer
+
+        program, optimizer = step()
+        compiled = partial(
+            make_loop, backend=request.backend, compile_kwargs=request.compile_kwargs
         )
-        loop = make_loop(program, request.backend, request.compile_kwargs)
-        return Prepared(program, loop, optimizer)
+        loop = compiled(program)
+        judged = request.rule is not None and request.rule.part_of_step
+        if not (in_batches and judged and size_of_data(model) <= _MOST_NUMBERS):
+            return Prepared(program, loop, optimizer, unit)
+        whole, second = step(whole=on_all_data(model), rate_scale=program.rate_scale)
+        growing = GrowingProgram(program, whole)
+        grows = GrowingLoop(growing, loop, lambda: compiled(whole))
+        return Prepared(growing, grows, Together(optimizer, second), unit)
 
     def _probe(self) -> Probe | None:
         """Return what the step's gradient is held against; None for Stein methods of PyMC's own."""

@@ -1,0 +1,121 @@
+"""Steps on minibatches that go over to steps on all data: two programs of one set of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Sequence
+
+import numpy as np
+import pytensor
+
+from pymc.pytensorf import floatX
+from pytensor.compile.sharedvalue import SharedVariable
+
+from pymc_vi_ext.engine.backend import Loop
+from pymc_vi_ext.engine.program import StepProgram
+from pymc_vi_ext.probe import Probe
+
+
+class GrowingProgram:
+    """A step on a minibatch, until :meth:`grow`, and then on all data.
+
+    Parameters
+    ----------
+    batches, whole : StepProgram
+        Of the same parameters and the same scale of the learning rate; each with an optimizer's
+        state of its own.
+
+    Attributes
+    ----------
+    grown : SharedVariable
+        Whether the steps are on all data: 0 or 1.
+    """
+
+    def __init__(self, batches: StepProgram, whole: StepProgram):
+        self.batches, self.whole = batches, whole
+        self.grown = pytensor.shared(floatX(0.0), "grown")
+        both = (batches, whole)
+        self.state: Sequence[SharedVariable] = [*_once(both, "state"), self.grown]
+        self.data: Sequence[SharedVariable] = _once(both, "data")
+        self.rngs: Sequence[SharedVariable] = _once(both, "rngs")
+        self.rate_scale = batches.rate_scale
+
+    @property
+    def probe(self) -> Probe | None:
+        """What the gradient of the steps is held against."""
+        return self.batches.probe
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether the steps are on all data."""
+        return bool(self.grown.get_value())
+
+    def restart(self, seed: int) -> None:
+        """Put all but the parameters back to a start on minibatches."""
+        self.grown.set_value(floatX(0.0))
+        for program in (self.whole, self.batches):
+            program.restart(seed)
+
+    def restart_optimizer(self) -> None:
+        """Put the optimizers' states back to their start."""
+        for program in (self.whole, self.batches):
+            program.restart_optimizer()
+
+
+class GrowingLoop:
+    """Runs a :class:`GrowingProgram`; the steps on all data are compiled when first asked for.
+
+    Parameters
+    ----------
+    program : GrowingProgram
+    batches : Loop
+        Of its program of minibatches.
+    compile_whole : callable
+        Returns the loop of the other.
+    """
+
+    def __init__(self, program: GrowingProgram, batches: Loop, compile_whole: Callable[[], Loop]):
+        self._program, self._batches, self._compile_whole = program, batches, compile_whole
+        self._whole: Loop | None = None
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that runs the steps."""
+        return self._now.backend
+
+    @property
+    def compile_s(self) -> float:
+        """Seconds spent on compilation so far, of both."""
+        whole = 0.0 if self._whole is None else self._whole.compile_s
+        return self._batches.compile_s + whole
+
+    @property
+    def _now(self) -> Loop:
+        if not self._program.has_grown:
+            return self._batches
+        if self._whole is None:
+            self._whole = self._compile_whole()
+        return self._whole
+
+    def run(self, n: int) -> np.ndarray | None:
+        """Take up to `n` steps, fewer after a NaN; losses in nats, or None without a loss."""
+        return self._now.run(n)
+
+    def intervals(self, every: int, times: int) -> Generator[np.ndarray | None, None, None]:
+        """Take up to `times` runs of `every` steps; yield the losses of each."""
+        # Steps on all data are long: none are taken ahead of what the rule may say.
+        return self._now.intervals(every, 1 if self._program.has_grown else times)
+
+    def write_back(self, *, internals: bool = True) -> None:
+        """Bring the shared variables up to date, from the program whose steps these are.
+
+        To be called before `grown` is set.
+        """
+        self._now.write_back(internals=internals)
+
+
+def _once(programs: Sequence[StepProgram], role: str) -> list[SharedVariable]:
+    """Return the variables of both programs in a role, each once."""
+    found: Collection[SharedVariable] = dict.fromkeys(
+        variable for program in programs for variable in getattr(program, role)
+    )
+    return list(found)
