@@ -130,7 +130,12 @@ def fit(
     Approximation
         PyMC's own, with two attributes more: ``hist``, the loss of each step (the negative ELBO
         in nats; of ``"svgd"`` and ``"asvgd"`` the kernelised Stein discrepancy), and ``report``, a
-        :class:`~pymc_vi_ext.results.FitReport`. After Ctrl-C it is the approximation so far.
+        :class:`~pymc_vi_ext.results.FitReport`. As in PyMC, ``hist`` is without the step at which
+        a rule or a callback ended the fit; ``report.steps`` counts it.
+
+        However the fit ends, the parameters are the best there is: what the callback that ended it
+        has set them to, if it did; else the average that the rule keeps, or the default optimizer
+        of ``convergence=None`` (from half of the `n` steps on; before that it is the last iterate).
 
     Raises
     ------
@@ -155,7 +160,7 @@ def fit(
     ...     pm.Normal("y", mu, 1.0, observed=[0.7, 1.5, 1.0])
     ...     approx = vix.fit(random_seed=1, progressbar=False)
     y
-    >>> approx.report.stop_reason.value, len(approx.hist) == approx.report.steps
+    >>> approx.report.stop_reason.value, len(approx.hist) == approx.report.steps - 1
     ('converged', True)
     >>> round(float(approx.mean.eval()[0]), 1), round(float(approx.std.eval()[0]), 1)
     (0.8, 0.5)

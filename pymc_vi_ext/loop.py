@@ -40,8 +40,6 @@ logger = logging.getLogger(__name__)
 # Steps between two looks at the progress bar and the keyboard take about this long.
 _SECONDS_PER_CALL = 0.1
 _LONGEST_CALL = 1 << 20  # steps
-# Ends at which the iterates' average is the best there is.
-_ENDS_WITHOUT_RESULT = (StopReason.COMPLETED, StopReason.INTERRUPTED)
 _VERSIONS = ("pymc", "pytensor", "jax", "numpy")
 _OWN_OPTIONS = ("obj_n_mc", "obj_optimizer", "learning_rate", "compile_kwargs")
 
@@ -196,21 +194,22 @@ def _run(
         session.chunk = _steps(loop, approx, trace, watching, progress, session.chunk)
     ending = kept.ending
     approx.fit_state.sync()
-    taken = trace.done - session.steps
+    # PyMC keeps the loss of a step once its callbacks have returned: not where one of them ends it.
+    recorded = trace.done - (trace.caller is not None and ending.error is None)
+    trace.caller = None
     # A checkpoint of the last step has no steps left, and no result yet.
-    if (taken or call.saved is not None) and not ending.has_result:
-        _set_result(session, approx, ending)
+    if (trace.done > session.steps or call.saved is not None) and not ending.has_result:
+        _set_result(session, approx)
     if rule is not None and ending.reason is StopReason.COMPLETED and n:
         ending.evidence = f"not converged: {rule.shortfall}"
         ending.warnings.append(
             f"The fit took all of its {n:,} steps before it converged ({rule.shortfall}). "
             "Raise `n`, or `refine`; `approx.report.evidence` keeps this."
         )
-    session.losses, session.steps = trace.losses, trace.done
     if trace.losses is not None:
-        new = trace.losses[len(trace.losses) - taken :]
-        method.hist = np.concatenate([method.hist, new])
+        method.hist = np.concatenate([method.hist, trace.losses[session.steps : recorded]])
     approx.hist = method.hist
+    session.losses, session.steps = trace.losses, trace.done
     if ending.error is None:
         with _kept(trace, ending):
             _conclude(method, ending)
@@ -278,15 +277,16 @@ def _begin(
     prepared.optimizer.begin(n)
 
 
-def _set_result(session: Session, approx: Approximation, ending: Ending) -> None:
-    """Set the parameters to averages where these are better than the last iterate."""
+def _set_result(session: Session, approx: Approximation) -> None:
+    """Set the parameters to averages: however a fit ends, they are better than its last iterate.
+
+    After a NaN the average is that of the iterates before it, where the rule has one.
+    """
     rule = session.request.rule
-    if rule is not None and ending.reason in _ENDS_WITHOUT_RESULT:
-        average = rule.average()
-        if average is not None and np.isfinite(average).all() and not approx.any_histograms:
-            set_parameters(approx, average)
-    if ending.reason is not StopReason.NOT_FINITE:
-        session.prepared.optimizer.finish()
+    average = None if rule is None or approx.any_histograms else rule.average()
+    if average is not None and np.isfinite(average).all():
+        set_parameters(approx, average)
+    session.prepared.optimizer.finish()
 
 
 def _conclude(method: Method, ending: Ending) -> None:

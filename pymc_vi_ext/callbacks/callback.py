@@ -208,7 +208,8 @@ class Rule(Callback):
     def average(self) -> np.ndarray | None:
         """Return the best flat vector of parameters so far, (size,); None for those of the step.
 
-        The fit asks for it where it ends before the rule has found convergence.
+        The fit asks for it wherever it ends and no callback has set the parameters: after its last
+        step, after Ctrl-C, where another callback stops it, or fails.
         """
         return None
 
