@@ -28,9 +28,17 @@ from pymc_vi_ext.callbacks import Callback, Rule
 from pymc_vi_ext.callbacks.callback import Losses, as_callbacks
 from pymc_vi_ext.callbacks.checkpoint import Saved, describe_option
 from pymc_vi_ext.engine import Loop
+from pymc_vi_ext.interrupts import allowed, check, held
 from pymc_vi_ext.method import PYMC_OPTIONS, Ending, Method, Request
 from pymc_vi_ext.progress import fit_progress
-from pymc_vi_ext.results import NEGATIVE_ELBO, FitReport, StopReason, Timings
+from pymc_vi_ext.results import (
+    INTERRUPT,
+    NEGATIVE_ELBO,
+    FitReport,
+    StopReason,
+    Timings,
+    mark_interrupted,
+)
 from pymc_vi_ext.session import Session, open_session, split_rule
 from pymc_vi_ext.state import FitState
 from pymc_vi_ext.upstream import State, default_progress_theme, layout, storage
@@ -111,6 +119,21 @@ def fit_method(
     Approximation
         With ``hist`` (losses) and ``report`` (:class:`~pymc_vi_ext.results.FitReport`).
     """
+    approx = method.approx
+    with held(functools.partial(mark_interrupted, approx)):
+        _fit(method, n, call, score, backend, convergence, options)
+    return approx
+
+
+def _fit(
+    method: Method,
+    n: int,
+    call: Call,
+    score: bool | None,
+    backend: str | None,
+    convergence: str | Rule | None,
+    options: Mapping[str, Any],
+) -> None:
     clock = _Clock(call.started - method.construct_s)
     method.construct_s = 0.0
     check_steps(n)
@@ -128,7 +151,13 @@ def fit_method(
         more=given,
     )
     clock.construct_s = clock.spent()
-    session, new = open_session(method, request, rule)
+    try:
+        session, new = open_session(method, request, rule)
+    except KeyboardInterrupt:
+        method.session = None
+        clock.graph_s = clock.spent() - clock.construct_s
+        end_before_steps(method, call, request.backend, clock.timings())
+        return
     prepared = session.prepared
     if new:
         clock.compile_s = prepared.loop.compile_s
@@ -143,7 +172,6 @@ def fit_method(
     if session.request.rule is not None:
         session.request.rule.clear()
     _run(method, session, n, call, callbacks, clock)
-    return method.approx
 
 
 def refine_method(method: Method, n: int, call: Call) -> None:
@@ -153,7 +181,30 @@ def refine_method(method: Method, n: int, call: Call) -> None:
     check_steps(n)
     call.callbacks = method.state.callbacks
     callbacks, _ = split_rule(as_callbacks(call.callbacks), None)
-    _run(method, method.session, n, call, callbacks, _Clock(call.started))
+    with held(functools.partial(mark_interrupted, method.approx)):
+        _run(method, method.session, n, call, callbacks, _Clock(call.started))
+
+
+def end_before_steps(method: Method, call: Call, backend: str | None, timings: Timings) -> None:
+    """Report a fit that Ctrl-C ended before its first step: where it starts is its result.
+
+    What was being compiled is gone; ``refine`` needs another ``fit``.
+    """
+    approx, method.state = method.approx, None
+    approx.hist = method.hist
+    if call.include_transformed is not None:
+        for group in approx.groups:
+            group.include_transformed = call.include_transformed
+    approx.report = FitReport(
+        stop_reason=StopReason.INTERRUPTED,
+        stopped_by=None,
+        steps=0,
+        evidence=f"{INTERRUPT} before the first step",
+        timings=timings,
+        backend=backend or "auto",
+        seed=method.seed if call.random_seed is None else call.random_seed,
+        versions=versions(),
+    )
 
 
 class _Clock:
@@ -290,7 +341,15 @@ def _set_result(session: Session, approx: Approximation) -> None:
 
 
 def _conclude(method: Method, ending: Ending) -> None:
-    conclusion = method.conclude(ending)
+    before = [(parameter, parameter.get_value()) for parameter in method.approx.params]
+    try:
+        # It may climb to a mode: Ctrl-C is not kept waiting.
+        with allowed():
+            conclusion = method.conclude(ending)
+    except KeyboardInterrupt:
+        for parameter, value in before:
+            parameter.set_value(value)
+        raise
     ending.evidence = "; ".join(filter(None, [ending.evidence, conclusion.evidence]))
     ending.warnings += [conclusion.warning] if conclusion.warning else []
 
@@ -350,7 +409,7 @@ def _kept(trace: _Trace, ending: Ending | None = None) -> Iterator[_Kept]:
         end.stopped_by, end.evidence = caller and caller.name, str(stop)
         logger.info("Stopped by %s at step %d: %s", end.stopped_by, trace.done, stop)
     except KeyboardInterrupt:
-        end.reason, end.evidence = StopReason.INTERRUPTED, "keyboard interrupt"
+        end.reason, end.evidence = StopReason.INTERRUPTED, INTERRUPT
         logger.info("Interrupted at step %d", trace.done)
     except FloatingPointError as failure:
         end.reason, end.evidence, end.error = StopReason.NOT_FINITE, str(failure), failure
@@ -389,6 +448,7 @@ def _steps(
                 if suspect and (problem := _not_finite(approx, losses, trace.done)):
                     _recover(approx, trace, callbacks, problem)
                     continue
+                check()
                 for callback in due:
                     trace.call(callback, approx)
                 progress.update(
@@ -488,8 +548,9 @@ def versions() -> Mapping[str, str]:
 
 def _one_step(loop: Loop) -> float | None:
     """Take one step as PyMC's own compiled step functions do, for its ``Inference.refine``."""
-    losses = loop.run(1)
-    loop.write_back()
+    with held():
+        losses = loop.run(1)
+        loop.write_back()
     return None if losses is None else float(losses[0])
 
 

@@ -20,6 +20,7 @@ from pymc_vi_ext.objectives import ELBO, Objective
 from pymc_vi_ext.optimizers import Optimizer
 from pymc_vi_ext.options import Options as AnyOptions
 from pymc_vi_ext.options import documented, option, signature
+from pymc_vi_ext.python_only import building
 from pymc_vi_ext.results import NEGATIVE_ELBO, StopReason
 
 if TYPE_CHECKING:
@@ -182,7 +183,8 @@ class _Timed(ABCMeta):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
-        made = super().__call__(*args, **kwargs)
+        with building():
+            made = super().__call__(*args, **kwargs)
         made.construct_s = time.perf_counter() - started
         return made
 

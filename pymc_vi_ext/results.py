@@ -49,13 +49,14 @@ class StopReason(enum.Enum):
     STOPPED = "stopped"
     """Another callback raised StopIteration."""
     INTERRUPTED = "interrupted"
-    """The user pressed Ctrl-C."""
+    """The user pressed Ctrl-C, at whatever moment of the fit."""
     NOT_FINITE = "not finite"
     """The loss or a parameter became NaN."""
     FAILED = "failed"
     """A callback raised another exception."""
 
 
+INTERRUPT = "keyboard interrupt"
 NEGATIVE_ELBO = "negative ELBO"
 """What the losses of all methods are but Stein's."""
 
@@ -161,6 +162,16 @@ class FitReport:
     def converged(self) -> bool:
         """Whether a rule that looks for convergence ended the fit."""
         return self.stop_reason is StopReason.CONVERGED
+
+
+def mark_interrupted(approx: Approximation, when: str = "after the last step") -> None:
+    """Let the report of a fit say that Ctrl-C came, where that has ended nothing else."""
+    report: FitReport = approx.report
+    if report.stop_reason is not StopReason.INTERRUPTED:
+        evidence = "; ".join(filter(None, [report.evidence, f"{INTERRUPT} {when}"]))
+        approx.report = dataclasses.replace(
+            report, stop_reason=StopReason.INTERRUPTED, evidence=evidence
+        )
 
 
 def to_datatree(

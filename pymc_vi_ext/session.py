@@ -14,6 +14,7 @@ import pytensor
 from pymc_vi_ext.callbacks import RULES, Callback, Rule
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.method import Method, Prepared, Request
+from pymc_vi_ext.python_only import building
 
 
 @dataclass
@@ -46,7 +47,8 @@ class Session:
     steps: int = 0
     seed: int | None = None
     options: Mapping[str, Any] | None = None
-    chunk: int = 16
+    # Few at first: a call cannot be interrupted, and how long a step takes is not known yet.
+    chunk: int = 1
 
 
 def open_session(
@@ -70,7 +72,9 @@ def open_session(
     request = replace(request, rule=_rule(method, convergence))
     # One that is left behind frees its arrays before the next is made.
     method.session = None
-    method.session = Session(key, request, method.prepare(request))
+    with building():
+        prepared = method.prepare(request)
+    method.session = Session(key, request, prepared)
     return method.session, True
 
 

@@ -42,9 +42,7 @@ def test_every_end_gives_the_rules_average(conjugate, error, reason):
     """The last iterate scatters; whoever ends the fit, its result is what the rule averaged."""
     rule, end = StagedStop(), End(150, error)
     try:
-        approx = vix.fit(
-            model=conjugate, random_seed=1, convergence=rule, callbacks=[end], **QUIET
-        )
+        approx = vix.fit(model=conjugate, random_seed=1, convergence=rule, callbacks=[end], **QUIET)
     except ZeroDivisionError as failure:
         approx = failure.approx
     assert approx.report.stop_reason.value == reason

@@ -12,6 +12,7 @@ from pymc.variational import callbacks
 from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
+from pymc_vi_ext.interrupts import allowed
 from pymc_vi_ext.options import whole_number
 
 Losses = np.ndarray | None
@@ -26,6 +27,9 @@ class Callback(callbacks.Callback):
     at every step, gives the same. `losses` are those of the steps so far in nats, or None where
     the method has none; they may be fewer than ``i`` (PyMC's ``refine`` begins a new array), so
     they are counted from their end. ``raise StopIteration(reason)`` ends the fit.
+
+    Ctrl-C waits until it returns, so that what it remembers belongs together. (In a plain function
+    it acts at once.)
 
     One object may serve several fits: where ``i`` is not larger than at its last work, it starts
     anew.
@@ -258,8 +262,9 @@ class Plain(Callback):
         return self._name
 
     def __call__(self, approx: Approximation, losses: Losses, i: int) -> None:
-        """Call the function."""
-        self.function(approx, losses, i)
+        """Call the function, which may hang: Ctrl-C acts in it at once."""
+        with allowed(may_be_caught=True):
+            self.function(approx, losses, i)
 
     def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         """Do nothing: `__call__` is all."""

@@ -18,7 +18,7 @@ from pytensor.graph.replace import clone_replace
 from pymc_vi_ext.engine.backend import Loop, make_loop
 from pymc_vi_ext.engine.program import StepProgram
 from pymc_vi_ext.engine.vectorize import over_rows
-from pymc_vi_ext.python_only import python_only
+from pymc_vi_ext.python_only import building, python_only
 from pymc_vi_ext.upstream import collect_default_updates
 
 
@@ -56,7 +56,8 @@ class LogDensity:
         self._asked, self._check_bounds = backend, model.check_bounds
         self.backend = (backend or "auto").lower()
         self._loops: list[Loop] = []
-        point = model.initial_point()
+        with building():
+            point = model.initial_point()
         values = [model.rvs_to_values[rv] for rv in model.free_RVs]
         arrays = [np.asarray(point[value.name]) for value in values]
         self.start = np.concatenate([array.ravel() for array in arrays]).astype(float)
@@ -141,7 +142,8 @@ class LogDensity:
         return evaluate
 
     def _compiled(self, program: StepProgram, backend: str | None) -> Loop:
-        loop = make_loop(program, backend)
+        with building():
+            loop = make_loop(program, backend)
         self._loops.append(loop)
         self.backend = loop.backend
         return loop

@@ -238,7 +238,7 @@ class PyMCMethod(EngineMethod):
         return self.inference.state
 
     @state.setter
-    def state(self, state: State) -> None:
+    def state(self, state: State | None) -> None:
         self.inference.state = state
 
 
