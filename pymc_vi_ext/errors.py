@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pymc.variational.opvi import Approximation
 
+INTERRUPT = "keyboard interrupt"
+"""What reports and results say of Ctrl-C."""
+
 
 class UnknownNameError(ValueError, KeyError):
     """A name that is none of those known; PyMC raises KeyError there, most others ValueError."""

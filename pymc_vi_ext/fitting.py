@@ -31,7 +31,8 @@ from pymc_vi_ext.multistart import fit_several
 from pymc_vi_ext.objectives import OBJECTIVES, Objective
 from pymc_vi_ext.options import whole_number
 from pymc_vi_ext.python_only import building
-from pymc_vi_ext.results import Timings, mark_interrupted
+from pymc_vi_ext.results import Timings
+from pymc_vi_ext.session import mark_interrupted
 from pymc_vi_ext.starting_points import StartingPoint, begin_at, is_point
 from pymc_vi_ext.upstream import default_progress_theme
 

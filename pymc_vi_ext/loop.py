@@ -28,18 +28,17 @@ from pymc_vi_ext.callbacks import Callback, Rule
 from pymc_vi_ext.callbacks.callback import Losses, as_callbacks
 from pymc_vi_ext.callbacks.checkpoint import Saved, describe_option
 from pymc_vi_ext.engine import Loop
+from pymc_vi_ext.errors import INTERRUPT
 from pymc_vi_ext.interrupts import allowed, check, held
 from pymc_vi_ext.method import PYMC_OPTIONS, Ending, Method, Request
 from pymc_vi_ext.progress import fit_progress
 from pymc_vi_ext.results import (
-    INTERRUPT,
     NEGATIVE_ELBO,
     FitReport,
     StopReason,
     Timings,
-    mark_interrupted,
 )
-from pymc_vi_ext.session import Session, open_session, split_rule
+from pymc_vi_ext.session import Session, mark_interrupted, open_session, split_rule
 from pymc_vi_ext.state import FitState
 from pymc_vi_ext.upstream import State, default_progress_theme, layout, storage
 

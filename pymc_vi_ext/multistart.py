@@ -16,7 +16,8 @@ from pymc_vi_ext.approximations import families_of
 from pymc_vi_ext.approximations.parameters import flat_parameters, set_parameters
 from pymc_vi_ext.interrupts import pending, take
 from pymc_vi_ext.method import Method
-from pymc_vi_ext.results import FitReport, StartResult, StopReason, mark_interrupted
+from pymc_vi_ext.results import FitReport, StartResult, StopReason
+from pymc_vi_ext.session import mark_interrupted
 
 logger = logging.getLogger(__name__)
 

@@ -56,7 +56,6 @@ class StopReason(enum.Enum):
     """A callback raised another exception."""
 
 
-INTERRUPT = "keyboard interrupt"
 NEGATIVE_ELBO = "negative ELBO"
 """What the losses of all methods are but Stein's."""
 
@@ -162,16 +161,6 @@ class FitReport:
     def converged(self) -> bool:
         """Whether a rule that looks for convergence ended the fit."""
         return self.stop_reason is StopReason.CONVERGED
-
-
-def mark_interrupted(approx: Approximation, when: str = "after the last step") -> None:
-    """Let the report of a fit say that Ctrl-C came, where that has ended nothing else."""
-    report: FitReport = approx.report
-    if report.stop_reason is not StopReason.INTERRUPTED:
-        evidence = "; ".join(filter(None, [report.evidence, f"{INTERRUPT} {when}"]))
-        approx.report = dataclasses.replace(
-            report, stop_reason=StopReason.INTERRUPTED, evidence=evidence
-        )
 
 
 def to_datatree(

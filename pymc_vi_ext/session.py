@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytensor
 
+from pymc.variational.opvi import Approximation
+
 from pymc_vi_ext.callbacks import RULES, Callback, Rule
-from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.errors import INTERRUPT, UnknownNameError
 from pymc_vi_ext.method import Method, Prepared, Request
 from pymc_vi_ext.python_only import building
+from pymc_vi_ext.results import FitReport, StopReason
 
 
 @dataclass
@@ -134,3 +137,11 @@ def _freeze(value: Any) -> Any:
     except TypeError:
         return id(value)
     return value
+
+
+def mark_interrupted(approx: Approximation, when: str = "after the last step") -> None:
+    """Let the report of a fit say that Ctrl-C came, where that has ended nothing else."""
+    report: FitReport = approx.report
+    if report.stop_reason is not StopReason.INTERRUPTED:
+        evidence = "; ".join(filter(None, [report.evidence, f"{INTERRUPT} {when}"]))
+        approx.report = replace(report, stop_reason=StopReason.INTERRUPTED, evidence=evidence)
