@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +25,46 @@ class UnknownNameError(ValueError, KeyError):
 
     # KeyError shows the repr of its message.
     __str__ = ValueError.__str__
+
+
+class ConvergenceWarning(UserWarning):
+    """A fit ended before it converged, or its result has another flaw; nothing of it is lost.
+
+    Where warnings are errors, this is what a fit raises, and the fit is its `approx`.
+
+    Attributes
+    ----------
+    approx : Approximation
+        The result, with ``hist`` and ``report``.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import pymc as pm
+    >>> import pymc_vi_ext as vix
+    >>> with pm.Model(), warnings.catch_warnings():
+    ...     x = pm.Normal("x")
+    ...     warnings.simplefilter("error", vix.ConvergenceWarning)
+    ...     try:
+    ...         approx = vix.fit(50, random_seed=1, progressbar=False)
+    ...     except vix.ConvergenceWarning as warning:
+    ...         approx = warning.approx
+    >>> approx.report.steps
+    50
+    """
+
+    def __init__(self, message: str, approx: Approximation):
+        super().__init__(message)
+        self.approx = approx
+
+
+def warn(message: str | Warning, category: type[Warning] = UserWarning) -> None:
+    """Warn of something at the line of the user's that called the package, or PyMC's ``fit``."""
+    packages = [__file__]
+    if (pymc := sys.modules.get("pymc")) is not None and pymc.__file__:
+        packages.append(pymc.__file__)
+    folders = tuple(f"{Path(file).parent}{os.sep}" for file in packages)
+    warnings.warn(message, category, skip_file_prefixes=folders)
 
 
 def fit_of(error: Exception) -> Approximation | None:

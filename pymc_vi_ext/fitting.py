@@ -25,7 +25,7 @@ from pymc_vi_ext.callbacks.checkpoint import (
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.inference import METHODS, GroupedADVI, method_of
 from pymc_vi_ext.interrupts import held
-from pymc_vi_ext.loop import Call, end_before_steps, fit_method
+from pymc_vi_ext.loop import Call, end_before_steps, fit_method, warn_of
 from pymc_vi_ext.method import Method
 from pymc_vi_ext.multistart import fit_several
 from pymc_vi_ext.objectives import OBJECTIVES, Objective
@@ -207,7 +207,9 @@ def fit(
         elif n_starts == 1:
             run()
         else:
+            call.warns = False
             fit_several(fitted, n_starts, random_seed, run)
+            warn_of(approx)
     return approx
 
 

@@ -24,8 +24,10 @@ from typing import Any
 # Modules whose functions open and close contexts: none of them is left half open.
 _UNDIVIDED = {__name__, "pymc_vi_ext.python_only"}
 # An import that is broken off may leave a package that cannot be imported again, as JAX does.
-# Callbacks of the garbage collector and finalisers only print what is raised in them.
 _IMPORTS = "<frozen importlib"
+# Finalisers, callbacks of weak references (the library's and numba's) and of the garbage collector
+# only print what is raised in them.
+_FINALISERS = {"__del__", "_remove", "remove", "on_disposal"}
 # How long something undivided is waited for.
 _SOON_S = 0.02
 # A second Ctrl-C acts at once if it comes so much later: shells and runners send the first twice.
@@ -93,7 +95,9 @@ def _undivided(frame: FrameType | None) -> bool:
     collecting = {getattr(callback, "__code__", None) for callback in gc.callbacks}
     while frame is not None:
         code = frame.f_code
-        if code.co_filename.startswith(_IMPORTS) or code.co_name == "__del__" or code in collecting:
+        if code.co_name in _FINALISERS or code in collecting:
+            return True
+        if code.co_filename.startswith(_IMPORTS):
             return True
         frame = frame.f_back
     return False

@@ -11,7 +11,6 @@ import functools
 import logging
 import math
 import time
-import warnings
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,7 @@ from pymc_vi_ext.callbacks import Callback, Rule
 from pymc_vi_ext.callbacks.callback import Losses, as_callbacks
 from pymc_vi_ext.callbacks.checkpoint import Saved, describe_option
 from pymc_vi_ext.engine import Loop
-from pymc_vi_ext.errors import INTERRUPT
+from pymc_vi_ext.errors import INTERRUPT, ConvergenceWarning, warn
 from pymc_vi_ext.interrupts import allowed, check, held
 from pymc_vi_ext.method import PYMC_OPTIONS, Ending, Method, Request
 from pymc_vi_ext.progress import fit_progress
@@ -72,6 +71,8 @@ class Call:
     started : float, optional
         When the call began that seconds are counted from; by default now. Before it lies the
         construction of the method.
+    warns : bool
+        Whether to warn of what the report says; else it is the caller's to do.
     """
 
     callbacks: Sequence[Any] = ()
@@ -82,6 +83,7 @@ class Call:
     options: Mapping[str, Any] | None = None
     saved: Saved | None = None
     started: float = field(default_factory=time.perf_counter)
+    warns: bool = True
 
 
 def fit_method(
@@ -283,13 +285,20 @@ def _run(
         seed=session.seed,
         versions=versions(),
         loss="" if trace.losses is None else method.loss_name,
+        warnings=tuple(ending.warnings),
     )
-    # Nothing is lost by now, should warnings be errors.
     if ending.error is not None:
         ending.error.approx = approx  # type: ignore[attr-defined]
         raise ending.error
-    for warning in ending.warnings:
-        warnings.warn(warning, stacklevel=5)
+    if call.warns:
+        warn_of(approx)
+
+
+def warn_of(approx: Approximation) -> None:
+    """Warn of what the report of a fit says; nothing is lost by then, if warnings are errors."""
+    report: FitReport = approx.report
+    for message in report.warnings:
+        warn(ConvergenceWarning(message, approx))
 
 
 def _begin(

@@ -20,7 +20,7 @@ from pymc_vi_ext.objectives import ELBO, Objective
 from pymc_vi_ext.optimizers import Optimizer
 from pymc_vi_ext.options import Options as AnyOptions
 from pymc_vi_ext.options import documented, option, signature
-from pymc_vi_ext.python_only import building
+from pymc_vi_ext.python_only import building, sample_alone
 from pymc_vi_ext.results import NEGATIVE_ELBO, StopReason
 
 if TYPE_CHECKING:
@@ -185,6 +185,7 @@ class _Timed(ABCMeta):
         started = time.perf_counter()
         with building():
             made = super().__call__(*args, **kwargs)
+            sample_alone(made.approx)
         made.construct_s = time.perf_counter() - started
         return made
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytensor
 
 from pymc_vi_ext.interrupts import allowed, held
+
+if TYPE_CHECKING:
+    from pymc.variational.opvi import Approximation
 
 # PyTensor rewrites graphs and compiles in one thread of a process, and its settings are the
 # process's. Whoever holds this may take it again.
@@ -63,3 +67,13 @@ class python_only(building):
     def __init__(self) -> None:
         super().__init__()
         self._flags = pytensor.config.change_flags(cxx="", traceback__limit=0)
+
+
+def sample_alone(approx: Approximation) -> None:
+    """Let ``approx.sample``, whose first call compiles, run in one thread at a time."""
+    approx.sample = functools.update_wrapper(functools.partial(_sample, approx), approx.sample)
+
+
+def _sample(approx: Approximation, *arguments: Any, **options: Any) -> Any:
+    with building():
+        return type(approx).sample(approx, *arguments, **options)

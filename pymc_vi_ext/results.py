@@ -21,7 +21,7 @@ from xarray import DataTree
 
 from pymc_vi_ext import __version__
 from pymc_vi_ext.engine.vectorize import has_scan, vectorized_approximation
-from pymc_vi_ext.python_only import python_only
+from pymc_vi_ext.python_only import building, python_only
 from pymc_vi_ext.upstream import (
     SLICES_OF_ONE,
     coords_and_dims_for_inferencedata,
@@ -144,6 +144,8 @@ class FitReport:
     loss : str
         What ``hist`` holds: "negative ELBO", "KSD" (the kernelised Stein discrepancy of particles),
         or nothing.
+    warnings : tuple of str
+        What the fit warned of at its end, as :class:`~pymc_vi_ext.ConvergenceWarning`.
     """
 
     stop_reason: StopReason
@@ -156,6 +158,7 @@ class FitReport:
     versions: Mapping[str, str]
     starts: tuple[StartResult, ...] = ()
     loss: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def converged(self) -> bool:
@@ -178,7 +181,7 @@ def to_datatree(
     draws : int
         Number of draws, in one chain.
     random_seed : int, optional
-        The same seed gives the same draws.
+        The same seed gives the same draws, in whatever thread.
     log_likelihood : bool
         Whether to add the pointwise log likelihood (for LOO).
 
@@ -214,6 +217,13 @@ def to_datatree(
     """
     if draws < 1:
         raise ValueError(f"`draws` must be at least 1, not {draws}.")
+    with building():
+        return _datatree(approx, draws, random_seed, log_likelihood)
+
+
+def _datatree(
+    approx: Approximation, draws: int, random_seed: int | None, log_likelihood: bool
+) -> DataTree:
     model = approx.model
     # Compiled once for each approximation, which keeps it.
     if "datatree_sampler" not in vars(approx):

@@ -20,7 +20,7 @@ import numpy as np
 import pymc as pm
 
 from pymc_vi_ext.comparison.types import Status
-from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.errors import ConvergenceWarning, UnknownNameError
 from pymc_vi_ext.interrupts import allowed
 from pymc_vi_ext.options import Options, option
 
@@ -325,7 +325,9 @@ def _run_fit(
         "stop_reason": report.stop_reason.value,
         "versions": dict(report.versions),
         # The row of the table says them; in the terminal they would not say whose they are.
-        "warnings": tuple(str(w.message) for w in caught if w.category is UserWarning),
+        "warnings": tuple(
+            str(w.message) for w in caught if w.category in (UserWarning, ConvergenceWarning)
+        ),
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import traceback
-import warnings
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from pymc_vi_ext.comparison.methods import MethodSpec, make_spec, negative_elbos
 from pymc_vi_ext.comparison.metrics import METRICS, score
 from pymc_vi_ext.comparison.types import MethodResult, Status
 from pymc_vi_ext.diagnostics import divergences, rhat_max
-from pymc_vi_ext.errors import INTERRUPT, fit_of
+from pymc_vi_ext.errors import INTERRUPT, fit_of, warn
 from pymc_vi_ext.interrupts import held, take
 
 if TYPE_CHECKING:
@@ -332,10 +331,9 @@ def summarise(results: Sequence[MethodResult], reference: str | xr.DataTree | No
     if rhat > RHAT_LIMIT:
         problem = f"R-hat {rhat:.2f} > {RHAT_LIMIT}, its chains disagree"
     if problem:
-        warnings.warn(
+        warn(
             f"The reference {label!r} has not converged ({problem}): distances to it say little.",
             ReferenceWarning,
-            stacklevel=2,
         )
     reference_gaps = _not_finite(datatree)
     rows = []
