@@ -134,12 +134,19 @@ def fit(
     Approximation
         PyMC's own, with two attributes more: ``hist``, the loss of each step (the negative ELBO
         in nats; of ``"svgd"`` and ``"asvgd"`` the kernelised Stein discrepancy), and ``report``, a
-        :class:`~pymc_vi_ext.results.FitReport`. As in PyMC, ``hist`` is without the step at which
+        :class:`~pymc_vi_ext.results.FitReport`. After Ctrl-C it is the approximation so far, the
+        start if no step has been taken; while the method itself is constructed,
+        KeyboardInterrupt is raised. As in PyMC, ``hist`` is without the step at which
         a rule or a callback ended the fit; ``report.steps`` counts it.
 
         However the fit ends, the parameters are the best there is: what the callback that ended it
         has set them to, if it did; else the average that the rule keeps, or the default optimizer
         of ``convergence=None`` (from half of the `n` steps on; before that it is the last iterate).
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the steps did not suffice for the rule, or the result has another flaw.
 
     Raises
     ------

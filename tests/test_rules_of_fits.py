@@ -171,7 +171,9 @@ def test_warnings_point_at_the_users_line(conjugate):
     calls = [
         lambda: vix.fit(60, method=method, **QUIET),
         lambda: vix.fit(60, method=method, n_starts=2, **QUIET),
-        lambda: pm.fit(60, method=method, convergence="default", progressbar=False),
+        lambda: pm.fit(
+            60, method=method, model=conjugate, convergence="default", progressbar=False
+        ),
         refined,
     ]
     for call in calls:
