@@ -302,6 +302,7 @@ def test_running_ahead_shows_each_state_and_goes_back(every):
         inference.fit(3, **QUIET)  # compiles; no callbacks
         loop = inference.session.prepared.loop
         loop._ahead, loop._furthest = ahead, ahead
+        inference.session.chunk = 1000  # as after longer fits
         call, runs = loop._call, []
         loop._call = lambda every, times: runs.append(times) or call(every, times)
         inference.fit(30, callbacks=[Callback(stop)], random_seed=5, **QUIET)
@@ -327,6 +328,9 @@ def test_an_op_that_holds_a_graph_is_named_in_one_short_line():
     class Wordy(Op):
         def __str__(self):
             return "Wordy(" + "\n a node" * 500
+
+        def perform(self, *arguments):
+            raise AssertionError
 
     error = UnsupportedOpError(Wordy(), ValueError("no " * 500))
     assert error.op == "Wordy"
