@@ -11,6 +11,7 @@ import typer
 
 from rich.console import Console
 
+from pymc_vi_ext.interrupts import held
 from pymc_vi_ext.tracking import BACKENDS, DEFAULT_URI, URI_VARIABLE, absolute_uri, open_tracker
 
 app = typer.Typer(
@@ -33,35 +34,41 @@ TrackingUri = Annotated[
         + ".",
     ),
 ]
-_BAD_INPUT, _METHOD_FAILED = 2, 1
+_BAD_INPUT, _METHOD_FAILED, _INTERRUPTED = 2, 1, 130
 
 
 @app.command()
 def compare(
     config: Config, tracking_uri: TrackingUri = DEFAULT_URI, allow_code: AllowCode = False
 ) -> None:
-    """Run a comparison now. Exit status 1 if a method failed, 2 if the input is wrong."""
+    """Run a comparison now.
+
+    Exit status 1 if a method failed, 2 if the input is wrong, 130 after Ctrl-C.
+    """
     console = Console()
     # Prefect would print each failure twice; the table tells it. Before the import of Prefect.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     name, tracking_uri = _check(config, tracking_uri, allow_code)
     with console.status(f"Comparing methods on {name} ..."):
-        from flows.compare import MethodsFailed
+        from flows.compare import Interrupted, MethodsFailed
         from flows.compare import compare as compare_flow
         from flows.display import print_table
 
-        try:
-            # Typed as the state that it returns; called like this, Prefect unwraps it.
-            report: Any = compare_flow(str(config), tracking_uri, allow_code)
-            failed = False
-        except MethodsFailed as error:
-            report, failed = error.report, True
+        status = 0
+        # Ctrl-C ends the method that runs, and never Prefect's own work around it.
+        with held(lambda: None):
+            try:
+                # Typed as the state that it returns; called like this, Prefect unwraps it.
+                report: Any = compare_flow(str(config), tracking_uri, allow_code)
+            except MethodsFailed as error:
+                report = error.report
+                status = _INTERRUPTED if isinstance(error, Interrupted) else _METHOD_FAILED
     print_table(console, name, report["table"])
     console.print("\nFigures and posteriors:")
     where = open_tracker(tracking_uri).dashboard()
     console.print(f"  {where}", markup=False, soft_wrap=True, highlight=False, style="bold")
-    if failed:
-        raise typer.Exit(_METHOD_FAILED)
+    if status:
+        raise typer.Exit(status)
 
 
 @app.command()

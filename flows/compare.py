@@ -16,9 +16,18 @@ from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
-from pymc_vi_ext.comparison import MethodSpec, ReferenceWarning, Status, run_method, summarise
+from pymc_vi_ext.comparison import (
+    MethodSpec,
+    ReferenceWarning,
+    Status,
+    not_run,
+    run_method,
+    summarise,
+)
 from pymc_vi_ext.comparison.config import build_model, config_type, load_config
 from pymc_vi_ext.comparison.storage import load_result, save_result
+from pymc_vi_ext.errors import INTERRUPT
+from pymc_vi_ext.interrupts import take
 from pymc_vi_ext.tracking import (
     Execution,
     RunStatus,
@@ -34,6 +43,10 @@ class MethodsFailed(Exception):
     def __init__(self, message: str, report: dict[str, Any]):
         super().__init__(message)
         self.report = report
+
+
+class Interrupted(MethodsFailed):
+    """Ctrl-C ended the comparison; ``report`` has what there is."""
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -65,15 +78,19 @@ def run(
     folder: str,
     tracking_uri: str,
     run_id: str,
+    interrupted: bool,
 ) -> State:
-    """Run a method with a seed, write the result to `folder` and record it."""
+    """Run a method with a seed unless `interrupted`, write the result to `folder`, record it."""
     parsed = config_type().model_validate(config)
     spec: MethodSpec = parsed.specs()[index]
     model = build_model(parsed, path, allow_code=allow_code)
-    result = run_method(model, spec, seed, parsed.draws)
+    if interrupted:
+        result = not_run(spec, seed)
+    else:
+        result = run_method(model, spec, seed, parsed.draws)
     save_result(result, folder)
     report_result(open_tracker(tracking_uri), run_id, result, Path(folder))
-    if result.status is Status.FAILED:
+    if result.datatree is None:
         return Failed(message=result.reason)
     return Completed()
 
@@ -111,7 +128,7 @@ def compare(config: str, tracking_uri: str, allow_code: bool = False) -> State:
     prefect.states.State
         Its result is a dict with the ``table`` (records) and the run ids ``parent`` and
         ``children``. Failed, with MethodsFailed, if a method failed; the others are finished
-        nevertheless.
+        nevertheless. Failed, with Interrupted, after Ctrl-C, which ends the run that it meets.
     """
     parsed = load_config(config, allow_code=allow_code)
     plain = parsed.model_dump(mode="json", exclude_unset=True)
@@ -120,7 +137,7 @@ def compare(config: str, tracking_uri: str, allow_code: bool = False) -> State:
     open_runs = dict.fromkeys([*ids["children"], ids["parent"]])
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            folders = []
+            folders, interrupted = [], False
             # In sequence: PyTensor's compilation is not safe in threads.
             for number, (index, seed) in enumerate(runs):
                 run_id, folder = ids["children"][number], str(Path(scratch, str(number)))
@@ -134,11 +151,14 @@ def compare(config: str, tracking_uri: str, allow_code: bool = False) -> State:
                     folder,
                     tracking_uri,
                     run_id,
+                    interrupted,
                     return_state=True,
                 )
                 if not Path(folder, "result.json").exists():
                     state.result()  # raises: not the method failed, but what is around it
                 folders.append(folder)
+                ended_by = load_result(folder).status
+                interrupted = interrupted or ended_by is Status.INTERRUPTED or take()
                 if state.is_failed():
                     del open_runs[run_id]
             report = score(plain, folders, ids, tracking_uri)
@@ -146,6 +166,8 @@ def compare(config: str, tracking_uri: str, allow_code: bool = False) -> State:
     finally:
         for run_id in open_runs:
             open_tracker(tracking_uri).end(run_id, RunStatus.KILLED)
+    if interrupted:
+        return Failed(message=INTERRUPT, data=Interrupted(INTERRUPT, report))
     failed = dict.fromkeys(
         row["method"] for row in report["table"] if row["status"] == Status.FAILED.value
     )

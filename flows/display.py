@@ -13,7 +13,14 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from pymc_vi_ext.comparison import METRICS, Metric
+from pymc_vi_ext.comparison import METRICS, Metric, Status
+
+_STYLES = {
+    Status.FINISHED: "bold",
+    Status.FAILED: "bold red",
+    Status.INTERRUPTED: "bold yellow",
+    Status.NOT_RUN: "dim",
+}
 
 
 def print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -35,12 +42,13 @@ def print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]])
     for metric in shown:
         table.add_column(metric.heading, justify="right", no_wrap=True)
     for row in rows:
-        failed = row["status"] != "FINISHED"
-        cells = [Text(str(row["method"]), style="bold red" if failed else "bold")]
+        status = Status(row["status"])
+        failed = status in (Status.FAILED, Status.NOT_RUN)
+        cells = [Text(str(row["method"]), style=_STYLES[status])]
         if several_seeds:
             cells.append(Text(str(row["seed"])))
         if failed:
-            cells.append(Text("FAILED", style="bold red"))
+            cells.append(Text(status.value, style=_STYLES[status]))
         else:
             cells += [Text(_number(row[metric.key], metric.format)) for metric in shown]
         table.add_row(*cells)

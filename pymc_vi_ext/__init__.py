@@ -16,6 +16,7 @@ _EXPORTS = {
     "ASVGD": "inference",
     "BaM": "inference",
     "Comparison": "comparison",
+    "ConvergenceWarning": "errors",
     "DADVI": "inference",
     "Empirical": "approximations.empirical",
     "FitReport": "results",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from pymc_vi_ext.approximations.empirical import Empirical as Empirical
     from pymc_vi_ext.comparison import Comparison as Comparison
     from pymc_vi_ext.comparison import compare as compare
+    from pymc_vi_ext.errors import ConvergenceWarning as ConvergenceWarning
     from pymc_vi_ext.fitting import fit as fit
     from pymc_vi_ext.fitting import resume as resume
     from pymc_vi_ext.inference import ADVI as ADVI

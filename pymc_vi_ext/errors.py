@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pymc.variational.opvi import Approximation
+
+INTERRUPT = "keyboard interrupt"
+"""What reports and results say of Ctrl-C."""
 
 
 class UnknownNameError(ValueError, KeyError):
@@ -21,6 +29,46 @@ class UnknownNameError(ValueError, KeyError):
 
 class LostGradientError(ArithmeticError):
     """A compiled step follows another gradient than that of the model's log density."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A fit ended before it converged, or its result has another flaw; nothing of it is lost.
+
+    Where warnings are errors, this is what a fit raises, and the fit is its `approx`.
+
+    Attributes
+    ----------
+    approx : Approximation
+        The result, with ``hist`` and ``report``.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import pymc as pm
+    >>> import pymc_vi_ext as vix
+    >>> with pm.Model(), warnings.catch_warnings():
+    ...     x = pm.Normal("x")
+    ...     warnings.simplefilter("error", vix.ConvergenceWarning)
+    ...     try:
+    ...         approx = vix.fit(50, random_seed=1, progressbar=False)
+    ...     except vix.ConvergenceWarning as warning:
+    ...         approx = warning.approx
+    >>> approx.report.steps
+    50
+    """
+
+    def __init__(self, message: str, approx: Approximation):
+        super().__init__(message)
+        self.approx = approx
+
+
+def warn(message: str | Warning, category: type[Warning] = UserWarning) -> None:
+    """Warn of something at the line of the user's that called the package, or PyMC's ``fit``."""
+    packages = [__file__]
+    if (pymc := sys.modules.get("pymc")) is not None and pymc.__file__:
+        packages.append(pymc.__file__)
+    folders = tuple(f"{Path(file).parent}{os.sep}" for file in packages)
+    warnings.warn(message, category, skip_file_prefixes=folders)
 
 
 def fit_of(error: Exception) -> Approximation | None:

@@ -24,11 +24,15 @@ from pymc_vi_ext.callbacks.checkpoint import (
 )
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.inference import METHODS, GroupedADVI, method_of
-from pymc_vi_ext.loop import Call, fit_method
+from pymc_vi_ext.interrupts import held
+from pymc_vi_ext.loop import Call, end_before_steps, fit_method, warn_of
 from pymc_vi_ext.method import Method
 from pymc_vi_ext.multistart import fit_several
 from pymc_vi_ext.objectives import OBJECTIVES, Objective
 from pymc_vi_ext.options import whole_number
+from pymc_vi_ext.python_only import building
+from pymc_vi_ext.results import Timings
+from pymc_vi_ext.session import mark_interrupted
 from pymc_vi_ext.starting_points import StartingPoint, begin_at, is_point
 from pymc_vi_ext.upstream import default_progress_theme
 
@@ -130,7 +134,19 @@ def fit(
     Approximation
         PyMC's own, with two attributes more: ``hist``, the loss of each step (the negative ELBO
         in nats; of ``"svgd"`` and ``"asvgd"`` the kernelised Stein discrepancy), and ``report``, a
-        :class:`~pymc_vi_ext.results.FitReport`. After Ctrl-C it is the approximation so far.
+        :class:`~pymc_vi_ext.results.FitReport`. After Ctrl-C it is the approximation so far, the
+        start if no step has been taken; while the method itself is constructed,
+        KeyboardInterrupt is raised. As in PyMC, ``hist`` is without the step at which
+        a rule or a callback ended the fit; ``report.steps`` counts it.
+
+        However the fit ends, the parameters are the best there is: what the callback that ended it
+        has set them to, if it did; else the average that the rule keeps, or the default optimizer
+        of ``convergence=None`` (from half of the `n` steps on; before that it is the last iterate).
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the steps did not suffice for the rule, or the result has another flaw.
 
     Raises
     ------
@@ -155,7 +171,7 @@ def fit(
     ...     pm.Normal("y", mu, 1.0, observed=[0.7, 1.5, 1.0])
     ...     approx = vix.fit(random_seed=1, progressbar=False)
     y
-    >>> approx.report.stop_reason.value, len(approx.hist) == approx.report.steps
+    >>> approx.report.stop_reason.value, len(approx.hist) == approx.report.steps - 1
     ('converged', True)
     >>> round(float(approx.mean.eval()[0]), 1), round(float(approx.std.eval()[0]), 1)
     (0.8, 0.5)
@@ -170,8 +186,6 @@ def fit(
             f"{fitted.name} finds its optimum by itself: leave out {name}"
             f"{'; values by name of the variables can start DADVI' * (name == 'start')}."
         )
-    if not is_point(start):
-        begin_at(fitted.approx, start, random_seed)
     _set_objective(fitted, objective)
     # All that makes the steps what they are: a checkpoint keeps it.
     options = {
@@ -191,11 +205,39 @@ def fit(
     }
     call = Call(callbacks or (), progressbar, progressbar_theme, started=started)
     run = partial(_run, fitted, n, options, call)
-    return run() if n_starts == 1 else fit_several(fitted, n_starts, random_seed, run)
+    approx = fitted.approx
+    # From here on there is a result: Ctrl-C returns it.
+    with held(partial(mark_interrupted, approx)):
+        if not is_point(start) and not _begin_at(fitted, start, random_seed):
+            spent = Timings(time.perf_counter() - started, 0.0, 0.0, 0.0)
+            end_before_steps(fitted, _with_options(call, options), backend, spent)
+        elif n_starts == 1:
+            run()
+        else:
+            call.warns = False
+            fit_several(fitted, n_starts, random_seed, run)
+            warn_of(approx)
+    return approx
+
+
+def _begin_at(method: Method, start: Any, seed: int | None) -> bool:
+    """Begin where `start` says; tell whether it was found before an interrupt."""
+    before = [(parameter, parameter.get_value()) for parameter in method.approx.params]
+    try:
+        with building():
+            begin_at(method.approx, start, seed)
+    except KeyboardInterrupt:
+        for parameter, value in before:
+            parameter.set_value(value)
+        return False
+    return True
 
 
 # Options of a fit that are not of its steps.
-_NOT_OF_STEPS = ("method", "random_seed", "inf_kwargs", "groups", "objective", "score")
+_NOT_OF_STEPS = (
+    *("method", "random_seed", "inf_kwargs", "groups", "objective", "score"),
+    "include_transformed",
+)
 
 
 def _run(
@@ -203,17 +245,22 @@ def _run(
 ) -> Approximation:
     """Run the loop; `started` is for a start that is not the first."""
     of_steps = {name: value for name, value in options.items() if name not in _NOT_OF_STEPS}
+    call = _with_options(call, options)
+    call.started = call.started if started is None else started
+    return fit_method(method, n, call, score=None if options["score"] else False, **of_steps)
+
+
+def _with_options(call: Call, options: Mapping[str, Any]) -> Call:
+    """Return `call` with what it needs to know of the options of :func:`fit`."""
     built = isinstance(options["method"], Inference)
-    call = replace(
+    return replace(
         call,
-        started=call.started if started is None else started,
         # A method built by name has its seed.
         random_seed=options["random_seed"] if built else None,
         options={name: describe_option(value) for name, value in options.items()},
-        include_transformed=of_steps.pop("include_transformed"),
+        include_transformed=options["include_transformed"],
         in_nats=True,
     )
-    return fit_method(method, n, call, score=None if options["score"] else False, **of_steps)
 
 
 def resume(

@@ -11,7 +11,6 @@ import functools
 import logging
 import math
 import time
-import warnings
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,25 +22,34 @@ import numpy as np
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext import __version__
-from pymc_vi_ext.approximations.parameters import set_parameters
+from pymc_vi_ext.approximations.parameters import flat_parameters, set_parameters
 from pymc_vi_ext.callbacks import Callback, Rule
 from pymc_vi_ext.callbacks.callback import Losses, Unsettled, as_callbacks
 from pymc_vi_ext.callbacks.checkpoint import Saved, describe_option
-from pymc_vi_ext.engine import Loop
+from pymc_vi_ext.engine import GrowingProgram, Loop, StepProgram
+from pymc_vi_ext.errors import INTERRUPT, ConvergenceWarning, warn
+from pymc_vi_ext.interrupts import allowed, check, held
 from pymc_vi_ext.method import PYMC_OPTIONS, Ending, Method, Request
 from pymc_vi_ext.progress import fit_progress
-from pymc_vi_ext.results import NEGATIVE_ELBO, FitReport, StopReason, Timings
-from pymc_vi_ext.session import Session, open_session, split_rule
+from pymc_vi_ext.results import (
+    NEGATIVE_ELBO,
+    FitReport,
+    StopReason,
+    Timings,
+)
+from pymc_vi_ext.session import Session, mark_interrupted, open_session, split_rule
 from pymc_vi_ext.state import FitState
+from pymc_vi_ext.support import causes_of_infinity
 from pymc_vi_ext.upstream import State, default_progress_theme, layout, storage
 
 logger = logging.getLogger(__name__)
 
+# Draws of a result that is to have a density everywhere, and those of them where each reads all of
+# a large data set.
+_DRAWS, _FEW_PASSES = 300, 64
 # Steps between two looks at the progress bar and the keyboard take about this long.
 _SECONDS_PER_CALL = 0.1
 _LONGEST_CALL = 1 << 20  # steps
-# Ends at which the iterates' average is the best there is.
-_ENDS_WITHOUT_RESULT = (StopReason.COMPLETED, StopReason.INTERRUPTED)
 _VERSIONS = ("pymc", "pytensor", "jax", "numpy")
 _OWN_OPTIONS = ("obj_n_mc", "obj_optimizer", "learning_rate", "compile_kwargs")
 
@@ -70,6 +78,8 @@ class Call:
     started : float, optional
         When the call began that seconds are counted from; by default now. Before it lies the
         construction of the method.
+    warns : bool
+        Whether to warn of what the report says; else it is the caller's to do.
     """
 
     callbacks: Sequence[Any] = ()
@@ -81,6 +91,7 @@ class Call:
     saved: Saved | None = None
     in_nats: bool = False
     started: float = field(default_factory=time.perf_counter)
+    warns: bool = True
 
 
 def fit_method(
@@ -117,6 +128,21 @@ def fit_method(
     Approximation
         With ``hist`` (losses) and ``report`` (:class:`~pymc_vi_ext.results.FitReport`).
     """
+    approx = method.approx
+    with held(functools.partial(mark_interrupted, approx)):
+        _fit(method, n, call, score, backend, convergence, options)
+    return approx
+
+
+def _fit(
+    method: Method,
+    n: int,
+    call: Call,
+    score: bool | None,
+    backend: str | None,
+    convergence: str | Rule | None,
+    options: Mapping[str, Any],
+) -> None:
     clock = _Clock(call.started - method.construct_s)
     method.construct_s = 0.0
     check_steps(n)
@@ -134,7 +160,13 @@ def fit_method(
         more=given,
     )
     clock.construct_s = clock.spent()
-    session, new = open_session(method, request, rule)
+    try:
+        session, new = open_session(method, request, rule)
+    except KeyboardInterrupt:
+        method.session = None
+        clock.graph_s = clock.spent() - clock.construct_s
+        end_before_steps(method, call, request.backend, clock.timings())
+        return
     prepared = session.prepared
     if new:
         clock.compile_s = prepared.loop.compile_s
@@ -150,7 +182,6 @@ def fit_method(
     if session.request.rule is not None:
         session.request.rule.clear()
     _run(method, session, n, call, callbacks, clock)
-    return method.approx
 
 
 def refine_method(method: Method, n: int, call: Call) -> None:
@@ -160,7 +191,30 @@ def refine_method(method: Method, n: int, call: Call) -> None:
     check_steps(n)
     call.callbacks = method.state.callbacks
     callbacks, _ = split_rule(as_callbacks(call.callbacks), None)
-    _run(method, method.session, n, call, callbacks, _Clock(call.started))
+    with held(functools.partial(mark_interrupted, method.approx)):
+        _run(method, method.session, n, call, callbacks, _Clock(call.started))
+
+
+def end_before_steps(method: Method, call: Call, backend: str | None, timings: Timings) -> None:
+    """Report a fit that Ctrl-C ended before its first step: where it starts is its result.
+
+    What was being compiled is gone; ``refine`` needs another ``fit``.
+    """
+    approx, method.state = method.approx, None
+    approx.hist = method.hist
+    if call.include_transformed is not None:
+        for group in approx.groups:
+            group.include_transformed = call.include_transformed
+    approx.report = FitReport(
+        stop_reason=StopReason.INTERRUPTED,
+        stopped_by=None,
+        steps=0,
+        evidence=f"{INTERRUPT} before the first step",
+        timings=timings,
+        backend=backend or "auto",
+        seed=method.seed if call.random_seed is None else call.random_seed,
+        versions=versions(),
+    )
 
 
 class _Clock:
@@ -201,21 +255,25 @@ def _run(
         session.chunk = _steps(loop, approx, trace, watching, progress, session.chunk)
     ending = kept.ending
     approx.fit_state.sync()
-    taken = trace.done - session.steps
+    # PyMC keeps the loss of a step once its callbacks have returned: not where one of them ends it.
+    recorded = trace.done - (trace.caller is not None and ending.error is None)
+    trace.caller = None
     # A checkpoint of the last step has no steps left, and no result yet.
-    if (taken or call.saved is not None) and not ending.has_result:
-        _set_result(session, approx, ending)
+    if (trace.done > session.steps or call.saved is not None) and not ending.has_result:
+        _set_result(session, approx)
     if rule is not None and ending.reason is StopReason.COMPLETED and n:
         ending.evidence = f"not converged: {rule.shortfall}"
         ending.warnings.append(
             f"The fit took all of its {n:,} steps before it converged ({rule.shortfall}). "
             "Raise `n`, or `refine`; `approx.report.evidence` keeps this."
         )
-    session.losses, session.steps = trace.losses, trace.done
     if trace.losses is not None:
-        new = trace.losses[len(trace.losses) - taken :]
-        method.hist = np.concatenate([method.hist, new])
+        method.hist = np.concatenate([method.hist, trace.losses[session.steps : recorded]])
     approx.hist = method.hist
+    if ending.error is None:
+        with _kept(trace, ending):
+            _look_outside(session, approx, trace, ending)
+    session.losses, session.steps = trace.losses, trace.done
     if ending.error is None:
         with _kept(trace, ending):
             _conclude(method, ending)
@@ -239,13 +297,20 @@ def _run(
         seed=session.seed,
         versions=versions(),
         loss="" if trace.losses is None else _loss_name(method, session.unit),
+        warnings=tuple(ending.warnings),
     )
-    # Nothing is lost by now, should warnings be errors.
     if ending.error is not None:
         ending.error.approx = approx  # type: ignore[attr-defined]
         raise ending.error
-    for warning in ending.warnings:
-        warnings.warn(warning, stacklevel=5)
+    if call.warns:
+        warn_of(approx)
+
+
+def warn_of(approx: Approximation) -> None:
+    """Warn of what the report of a fit says; nothing is lost by then, if warnings are errors."""
+    report: FitReport = approx.report
+    for message in report.warnings:
+        warn(ConvergenceWarning(message, approx))
 
 
 def _loss_name(method: Method, unit: float) -> str:
@@ -289,19 +354,50 @@ def _begin(
     prepared.optimizer.begin(n)
 
 
-def _set_result(session: Session, approx: Approximation, ending: Ending) -> None:
-    """Set the parameters to averages where these are better than the last iterate."""
+def _set_result(session: Session, approx: Approximation) -> None:
+    """Set the parameters to averages: however a fit ends, they are better than its last iterate.
+
+    After a NaN the average is that of the iterates before it, where the rule has one.
+    """
     rule = session.request.rule
-    if rule is not None and ending.reason in _ENDS_WITHOUT_RESULT:
-        average = rule.average()
-        if average is not None and np.isfinite(average).all() and not approx.any_histograms:
-            set_parameters(approx, average)
-    if ending.reason is not StopReason.NOT_FINITE:
-        session.prepared.optimizer.finish()
+    average = None if rule is None or approx.any_histograms else rule.average()
+    if average is not None and np.isfinite(average).all():
+        set_parameters(approx, average)
+    session.prepared.optimizer.finish()
+
+
+def _look_outside(session: Session, approx: Approximation, trace: _Trace, ending: Ending) -> None:
+    """Take back that a fit has converged where mass of its result has an infinite loss; say why."""
+    state = approx.fit_state
+    program = isinstance(state.program, StepProgram | GrowingProgram)
+    if trace.losses is None or not (program and state.minimises_elbo):
+        return
+    if ending.reason is StopReason.CONVERGED:
+        draws = _FEW_PASSES if state.reads_all_data else _DRAWS
+        outside = ~np.isfinite(state.losses_at([flat_parameters(approx)], draws, 0))
+        if outside.any():
+            ending.reason, ending.outside = StopReason.STOPPED, True
+            ending.evidence += f"; but {outside.mean():.2g} of the losses there are infinite"
+            ending.warnings.append(f"The fit has not converged: {ending.evidence}.")
+    elif ending.reason is StopReason.COMPLETED and session.request.rule is not None:
+        ending.outside = bool(np.isinf(trace.losses[-_DRAWS:]).any())
+    if ending.outside:
+        causes = causes_of_infinity(approx)
+        where = f"No density at some of its draws: {', '.join(causes)}." if causes else ""
+        ending.evidence = " ".join(filter(None, [ending.evidence + ".", where]))
+        ending.warnings = [" ".join(filter(None, [w, where])) for w in ending.warnings]
 
 
 def _conclude(method: Method, ending: Ending) -> None:
-    conclusion = method.conclude(ending)
+    before = [(parameter, parameter.get_value()) for parameter in method.approx.params]
+    try:
+        # It may climb to a mode: Ctrl-C is not kept waiting.
+        with allowed():
+            conclusion = method.conclude(ending)
+    except KeyboardInterrupt:
+        for parameter, value in before:
+            parameter.set_value(value)
+        raise
     ending.evidence = "; ".join(filter(None, [ending.evidence, conclusion.evidence]))
     ending.warnings += [conclusion.warning] if conclusion.warning else []
 
@@ -358,6 +454,7 @@ def _kept(trace: _Trace, ending: Ending | None = None) -> Iterator[_Kept]:
         # A callback that set the parameters has said what the result is.
         end.has_result = trace.result_was_set
         lost = isinstance(stop, Unsettled)
+        end.outside = isinstance(stop, Unsettled) and stop.outside
         converged = caller is not None and caller.finds_convergence and not lost
         end.reason = StopReason.CONVERGED if converged else StopReason.STOPPED
         end.stopped_by, end.evidence = caller and caller.name, str(stop)
@@ -365,7 +462,7 @@ def _kept(trace: _Trace, ending: Ending | None = None) -> Iterator[_Kept]:
             end.warnings.append(f"The fit ended and has not converged: {stop}.")
         logger.info("Stopped by %s at step %d: %s", end.stopped_by, trace.done, stop)
     except KeyboardInterrupt:
-        end.reason, end.evidence = StopReason.INTERRUPTED, "keyboard interrupt"
+        end.reason, end.evidence = StopReason.INTERRUPTED, INTERRUPT
         logger.info("Interrupted at step %d", trace.done)
     except FloatingPointError as failure:
         end.reason, end.evidence, end.error = StopReason.NOT_FINITE, str(failure), failure
@@ -404,6 +501,7 @@ def _steps(
                 if suspect and (problem := _not_finite(approx, losses, trace.done)):
                     _recover(approx, trace, callbacks, problem)
                     continue
+                check()
                 for callback in due:
                     trace.call(callback, approx)
                 progress.update(
@@ -503,8 +601,9 @@ def versions() -> Mapping[str, str]:
 
 def _one_step(loop: Loop) -> float | None:
     """Take one step as PyMC's own compiled step functions do, for its ``Inference.refine``."""
-    losses = loop.run(1)
-    loop.write_back()
+    with held():
+        losses = loop.run(1)
+        loop.write_back()
     return None if losses is None else float(losses[0])
 
 

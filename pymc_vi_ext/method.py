@@ -20,6 +20,7 @@ from pymc_vi_ext.objectives import ELBO, Objective
 from pymc_vi_ext.optimizers import Optimizer
 from pymc_vi_ext.options import Options as AnyOptions
 from pymc_vi_ext.options import documented, option, signature
+from pymc_vi_ext.python_only import building, sample_alone
 from pymc_vi_ext.results import NEGATIVE_ELBO, StopReason
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ class Ending:
     evidence : str
     error : Exception or None
         What the fit will raise.
+    outside : bool
+        Whether some mass of the result has an infinite loss.
     has_result : bool
         Whether a callback set the parameters to the result.
     warnings : list of str
@@ -169,6 +172,7 @@ class Ending:
     stopped_by: str | None = None
     evidence: str = ""
     error: Exception | None = None
+    outside: bool = False
     has_result: bool = False
     warnings: list[str] = field(default_factory=list)
 
@@ -186,7 +190,9 @@ class _Timed(ABCMeta):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
-        made = super().__call__(*args, **kwargs)
+        with building():
+            made = super().__call__(*args, **kwargs)
+            sample_alone(made.approx)
         made.construct_s = time.perf_counter() - started
         return made
 

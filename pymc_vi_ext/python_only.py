@@ -1,15 +1,79 @@
-"""PyTensor without compilers, for work that is done once."""
+"""PyTensor's own work: one thread at a time, interruptible, without compilers where it can be."""
 
-from contextlib import AbstractContextManager
+from __future__ import annotations
+
+import functools
+import threading
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import pytensor
 
+from pymc_vi_ext.interrupts import allowed, held
 
-def python_only() -> AbstractContextManager[None]:
-    """Keep PyTensor from calling a C++ compiler while the context is open.
+if TYPE_CHECKING:
+    from pymc.variational.opvi import Approximation
+
+# PyTensor rewrites graphs and compiles in one thread of a process, and its settings are the
+# process's. Whoever holds this may take it again.
+_LOCK = threading.RLock()
+
+
+class building:  # read as a word: `with building():`
+    """Let one thread write graphs and compile them while this context is open.
+
+    Ctrl-C acts at once in it: what is half built is thrown away. Steps run outside of it, so that
+    fits in several threads run side by side.
+    """
+
+    def __init__(self) -> None:
+        self._flags: AbstractContextManager[Any] = nullcontext()
+        self._held, self._allowed = held(), allowed()
+
+    def __enter__(self) -> None:
+        self._held.__enter__()
+        try:
+            _LOCK.acquire()
+        except BaseException as error:
+            self._held.__exit__(type(error))
+            raise
+        self._flags.__enter__()
+        try:
+            self._allowed.__enter__()
+        except BaseException as error:
+            self._close(type(error))
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._allowed.__exit__(kind)
+        finally:
+            self._close(kind)
+
+    def _close(self, kind: type[BaseException] | None) -> None:
+        self._flags.__exit__(None, None, None)
+        _LOCK.release()
+        self._held.__exit__(kind)
+
+
+class python_only(building):
+    """Build, and keep PyTensor from calling a C++ compiler meanwhile.
 
     What it evaluates while it rewrites a graph, and functions called once, are quicker in Python
     than any compiler starts.
     """
-    flags: AbstractContextManager[None] = pytensor.config.change_flags(cxx="", traceback__limit=0)
-    return flags
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._flags = pytensor.config.change_flags(cxx="", traceback__limit=0)
+
+
+def sample_alone(approx: Approximation) -> None:
+    """Let ``approx.sample``, whose first call compiles, run in one thread at a time."""
+    approx.sample = functools.update_wrapper(functools.partial(_sample, approx), approx.sample)
+
+
+def _sample(approx: Approximation, *arguments: Any, **options: Any) -> Any:
+    with building():
+        return type(approx).sample(approx, *arguments, **options)

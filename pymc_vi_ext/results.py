@@ -22,7 +22,7 @@ from xarray import DataTree
 from pymc_vi_ext import __version__
 from pymc_vi_ext.engine.vectorize import has_scan, vectorized_approximation
 from pymc_vi_ext.minibatches import has_minibatches, on_all_data, size_of_data
-from pymc_vi_ext.python_only import python_only
+from pymc_vi_ext.python_only import building, python_only
 from pymc_vi_ext.upstream import (
     SLICES_OF_ONE,
     coords_and_dims_for_inferencedata,
@@ -50,7 +50,7 @@ class StopReason(enum.Enum):
     STOPPED = "stopped"
     """Another callback raised StopIteration."""
     INTERRUPTED = "interrupted"
-    """The user pressed Ctrl-C."""
+    """The user pressed Ctrl-C, at whatever moment of the fit."""
     NOT_FINITE = "not finite"
     """The loss or a parameter became NaN."""
     FAILED = "failed"
@@ -145,6 +145,8 @@ class FitReport:
     loss : str
         What ``hist`` holds: "negative ELBO", "KSD" (the kernelised Stein discrepancy of particles),
         or nothing.
+    warnings : tuple of str
+        What the fit warned of at its end, as :class:`~pymc_vi_ext.ConvergenceWarning`.
     """
 
     stop_reason: StopReason
@@ -157,6 +159,7 @@ class FitReport:
     versions: Mapping[str, str]
     starts: tuple[StartResult, ...] = ()
     loss: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def converged(self) -> bool:
@@ -179,7 +182,7 @@ def to_datatree(
     draws : int
         Number of draws, in one chain.
     random_seed : int, optional
-        The same seed gives the same draws.
+        The same seed gives the same draws, in whatever thread.
     log_likelihood : bool
         Whether to add the pointwise log likelihood (for LOO).
 
@@ -215,6 +218,13 @@ def to_datatree(
     """
     if draws < 1:
         raise ValueError(f"`draws` must be at least 1, not {draws}.")
+    with building():
+        return _datatree(approx, draws, random_seed, log_likelihood)
+
+
+def _datatree(
+    approx: Approximation, draws: int, random_seed: int | None, log_likelihood: bool
+) -> DataTree:
     model = approx.model
     # Compiled once for each approximation, which keeps it.
     if "datatree_sampler" not in vars(approx):

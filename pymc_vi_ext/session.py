@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 import pytensor
 
+from pymc.variational.opvi import Approximation
+
 from pymc_vi_ext.callbacks import RULES, Callback, Rule
-from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.errors import INTERRUPT, UnknownNameError
 from pymc_vi_ext.gradient_check import check_gradient
 from pymc_vi_ext.method import Method, Prepared, Request
+from pymc_vi_ext.python_only import building
+from pymc_vi_ext.results import FitReport, StopReason
 
 
 @dataclass
@@ -50,7 +54,8 @@ class Session:
     seed: int | None = None
     options: Mapping[str, Any] | None = None
     unit: float = 1.0
-    chunk: int = 16
+    # Few at first: a call cannot be interrupted, and how long a step takes is not known yet.
+    chunk: int = 1
 
 
 def open_session(
@@ -74,7 +79,8 @@ def open_session(
     request = replace(request, rule=_rule(method, convergence))
     # One that is left behind frees its arrays before the next is made.
     method.session = None
-    prepared = method.prepare(request)
+    with building():
+        prepared = method.prepare(request)
     check_gradient(method.approx, prepared.program, prepared.loop)
     method.session = Session(key, request, prepared)
     return method.session, True
@@ -136,3 +142,11 @@ def _freeze(value: Any) -> Any:
     except TypeError:
         return id(value)
     return value
+
+
+def mark_interrupted(approx: Approximation, when: str = "after the last step") -> None:
+    """Let the report of a fit say that Ctrl-C came, where that has ended nothing else."""
+    report: FitReport = approx.report
+    if report.stop_reason is not StopReason.INTERRUPTED:
+        evidence = "; ".join(filter(None, [report.evidence, f"{INTERRUPT} {when}"]))
+        approx.report = replace(report, stop_reason=StopReason.INTERRUPTED, evidence=evidence)

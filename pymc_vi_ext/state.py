@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,16 @@ from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.approximations.parameters import set_parameters
 from pymc_vi_ext.engine import GrowingProgram, StepProgram, numbers_computed
+from pymc_vi_ext.interrupts import check, held
 from pymc_vi_ext.upstream import reseed_rngs
 
 if TYPE_CHECKING:
     from pymc_vi_ext.callbacks.callback import Callback
     from pymc_vi_ext.engine import Loop, Program
     from pymc_vi_ext.optimizers import Optimizer
+
+# A call of the engine cannot be interrupted; it grows no longer than about four times this.
+_SECONDS_PER_CALL = 0.05
 
 
 @dataclass
@@ -117,23 +122,39 @@ class FitState:
             In nats of the full data; infinite from a loss that is NaN.
         """
         program, scale = self.program, self.rate_scale
-        self.sync()
-        kept = {variable: variable.get_value() for variable in [*program.state, scale]}
         losses = np.full((len(points), draws), np.inf)
-        try:
-            scale.set_value(kept[scale] * 0)
-            if isinstance(program, GrowingProgram):
-                program.grown.set_value(floatX(1.0))
-            for row, point in zip(losses, points, strict=True):
-                set_parameters(self.approx, point)
-                reseed_rngs(program.rngs, seed)
-                found = self.loop.run(draws)
-                assert found is not None
-                row[: len(found)] = np.where(np.isnan(found), np.inf, found)
-        finally:
-            for variable, value in kept.items():
-                variable.set_value(value)
+        with held():
+            self.sync()
+            kept = {variable: variable.get_value() for variable in [*program.state, scale]}
+            try:
+                scale.set_value(kept[scale] * 0)
+                if isinstance(program, GrowingProgram):
+                    program.grown.set_value(floatX(1.0))
+                for row, point in zip(losses, points, strict=True):
+                    set_parameters(self.approx, point)
+                    reseed_rngs(program.rngs, seed)
+                    found = self._losses_here(draws)
+                    row[: len(found)] = np.where(np.isnan(found), np.inf, found)
+            finally:
+                for variable, value in kept.items():
+                    variable.set_value(value)
         return losses
+
+    def _losses_here(self, draws: int) -> np.ndarray:
+        """Return losses of up to `draws` steps, fewer after a NaN, in calls that last not long."""
+        found, left, chunk = [np.empty(0)], draws, 16
+        while left:
+            check()
+            asked, started = min(left, chunk), time.perf_counter()
+            losses = self.loop.run(asked)
+            assert losses is not None
+            found.append(losses)
+            if len(losses) < asked:
+                break
+            left -= asked
+            if time.perf_counter() - started < _SECONDS_PER_CALL:
+                chunk *= 4
+        return np.concatenate(found)
 
 
 def running(approx: Approximation) -> FitState | None:

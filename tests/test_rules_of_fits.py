@@ -146,14 +146,45 @@ def test_pymcs_own_inference_is_let_go(conjugate):
     assert reference() is None
 
 
-def test_a_warning_that_is_an_error_loses_nothing(conjugate):
+def test_a_warning_that_is_an_error_carries_the_fit(conjugate):
     method = vix.ADVI(model=conjugate, random_seed=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(UserWarning, match="before it converged"):
+        with pytest.raises(vix.ConvergenceWarning, match="before it converged") as raised:
             vix.fit(60, method=method, **QUIET)
-    assert len(method.approx.hist) == method.approx.report.steps == 60
-    assert "not converged" in method.approx.report.evidence
+        approx = raised.value.approx
+        with pytest.raises(vix.ConvergenceWarning) as several:
+            vix.fit(60, method=method, n_starts=3, **QUIET)
+    assert approx is several.value.approx is method.approx
+    assert len(approx.report.starts) == 3
+    assert len(approx.hist) == approx.report.steps == 60
+    assert "not converged" in approx.report.evidence
+    assert approx.report.warnings == (str(several.value),)
+
+
+def test_warnings_point_at_the_users_line(conjugate):
+    method = vix.ADVI(model=conjugate, random_seed=1)
+
+    def refined():
+        method.refine(5, progressbar=False)
+
+    calls = [
+        lambda: vix.fit(60, method=method, **QUIET),
+        lambda: vix.fit(60, method=method, n_starts=2, **QUIET),
+        lambda: pm.fit(
+            60, method=method, model=conjugate, convergence="default", progressbar=False
+        ),
+        refined,
+    ]
+    for call in calls:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+        [warning] = [w for w in caught if issubclass(w.category, vix.ConvergenceWarning)]
+        code = call.__code__
+        lines = {line for _, _, line in code.co_lines()}
+        assert warning.filename == __file__
+        assert warning.lineno in lines
 
 
 def test_construction_counts(conjugate, monkeypatch):

@@ -12,11 +12,23 @@ from pymc.variational import callbacks
 from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
+from pymc_vi_ext.interrupts import allowed
 from pymc_vi_ext.options import whole_number
 
 
 class Unsettled(StopIteration):
-    """What a rule raises to end a fit that would not converge, however long it went on."""
+    """What a rule raises to end a fit that would not converge, however long it went on.
+
+    Parameters
+    ----------
+    reason : str
+    outside : bool
+        Whether it is that some of the result's mass has an infinite loss.
+    """
+
+    def __init__(self, reason: str, outside: bool = False):
+        super().__init__(reason)
+        self.outside = outside
 
 
 Losses = np.ndarray | None
@@ -31,6 +43,9 @@ class Callback(callbacks.Callback):
     at every step, gives the same. `losses` are those of the steps so far in nats, or None where
     the method has none; they may be fewer than ``i`` (PyMC's ``refine`` begins a new array), so
     they are counted from their end. ``raise StopIteration(reason)`` ends the fit.
+
+    Ctrl-C waits until it returns, so that what it remembers belongs together. (In a plain function
+    it acts at once.)
 
     One object may serve several fits: where ``i`` is not larger than at its last work, it starts
     anew.
@@ -213,7 +228,8 @@ class Rule(Callback):
     def average(self) -> np.ndarray | None:
         """Return the best flat vector of parameters so far, (size,); None for those of the step.
 
-        The fit asks for it where it ends before the rule has found convergence.
+        The fit asks for it wherever it ends and no callback has set the parameters: after its last
+        step, after Ctrl-C, where another callback stops it, or fails.
         """
         return None
 
@@ -262,8 +278,9 @@ class Plain(Callback):
         return self._name
 
     def __call__(self, approx: Approximation, losses: Losses, i: int) -> None:
-        """Call the function."""
-        self.function(approx, losses, i)
+        """Call the function, which may hang: Ctrl-C acts in it at once."""
+        with allowed(may_be_caught=True):
+            self.function(approx, losses, i)
 
     def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         """Do nothing: `__call__` is all."""

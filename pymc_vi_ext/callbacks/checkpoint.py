@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import warnings
 import zipfile
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from pytensor.tensor.random.type import RandomType
 
 from pymc_vi_ext.approximations.parameters import flat_parameters
 from pymc_vi_ext.callbacks.callback import Callback, Losses
+from pymc_vi_ext.errors import warn
 from pymc_vi_ext.state import FitState, running
 from pymc_vi_ext.upstream import layout
 
@@ -102,10 +102,9 @@ class Checkpoint(Callback):
             _write(self.path, content)
         except OSError as error:
             if not self._warned:
-                warnings.warn(
+                warn(
                     f"The checkpoint {self.path} could not be written at step {i} ({error}); the "
-                    "fit goes on without.",
-                    stacklevel=2,
+                    "fit goes on without."
                 )
             self._warned = True
 

@@ -199,7 +199,7 @@ class StagedStop(Rule):
             total.set_value(total.get_value() * 0)
 
     def average(self) -> np.ndarray | None:
-        """Return the average over the last half of this stage; while it is short, the result before."""
+        """Return the average over the last half of this stage; at first, the result before."""
         blocks = np.asarray(self._blocks)
         if self._averaging:
             return _settled_part(blocks).mean(axis=0) if len(blocks) else self._best
@@ -357,7 +357,7 @@ class StagedStop(Rule):
             share = 1 - np.isfinite(at).mean()
             self._say(f"{share:.2%} of the draws of the averages have an infinite loss", 0)
             # Mass that stays where the density is 0 stays there, however long the fit goes on.
-            self._fail_when_often(f"{share:.2g} of the mass has an infinite loss")
+            self._fail_when_often(f"{share:.2g} of the mass has an infinite loss", outside=True)
             return False
         rounding = _ROUNDING * np.finfo(_precision()).eps * float(np.abs(at).mean())
         if rounding > limit:
@@ -388,10 +388,10 @@ class StagedStop(Rule):
             at = np.concatenate([at, more], axis=1)
         return at
 
-    def _fail_when_often(self, reason: str) -> None:
+    def _fail_when_often(self, reason: str, outside: bool = False) -> None:
         self._failures += 1
         if self._failures == _MOST_FAILURES:
-            raise Unsettled(reason)
+            raise Unsettled(reason, outside)
 
     def _moments_settled(self, approx: Approximation, early: np.ndarray, late: np.ndarray) -> bool:
         (mean_a, log_a), (mean_b, log_b) = moments(approx, early), moments(approx, late)
@@ -476,7 +476,9 @@ class StagedStop(Rule):
         [at] = state.losses_at([point], draws, self._draws_seed)
         outside = int(np.sum(~np.isfinite(at)))
         if outside:
-            raise Unsettled(f"{outside} of {draws:,} draws of the result have an infinite loss")
+            raise Unsettled(
+                f"{outside} of {draws:,} draws of the result have an infinite loss", outside=True
+            )
         tail, error = _tail(at), float(at.std() / draws**0.5)
         if tail > _HEAVY and error > _LARGE_ERROR:
             raise Unsettled(

@@ -11,6 +11,7 @@ from pymc_vi_ext.comparison.runner import (
     Comparison,
     ReferenceWarning,
     compare,
+    not_run,
     run_method,
     summarise,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "compare",
     "load_config",
     "make_spec",
+    "not_run",
     "run_method",
     "runnable_names",
     "summarise",

@@ -19,10 +19,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import pymc as pm
 
-from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.comparison.types import Status
+from pymc_vi_ext.errors import ConvergenceWarning, UnknownNameError
+from pymc_vi_ext.interrupts import allowed
 from pymc_vi_ext.options import Options, option
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from pymc.variational.opvi import Approximation
 
     from pymc_vi_ext.method import Method
@@ -202,47 +206,77 @@ def _run_nuts(
     seed: int,
     progressbar: bool,
 ) -> dict[str, Any]:
-    sampler, tune, chains = (options[key] for key in ("sampler", "tune", "chains"))
-    target_accept = options["target_accept"]
+    sampler = options["sampler"]
     if importlib.util.find_spec(sampler) is None:
         raise ImportError(
             f"The NUTS sampler {sampler!r} is not installed: pip install 'pymc-vi-ext[samplers]'."
         )
     start = time.perf_counter()
-    if sampler == "blackjax":
-        from pymc_vi_ext.comparison._blackjax import sample_blackjax
-
-        datatree = sample_blackjax(model, draws, tune, chains, seed, target_accept)
-    else:
-        arguments = {"target_accept": target_accept}
-        if sampler == "numpyro":
-            # On two cores: iris 9 s of sampling against 32 in sequence, mixture 11 s against 5.
-            # "parallel", PyMC's default, warns where devices are fewer than chains.
-            arguments["chain_method"] = "vectorized"
-        datatree = pm.sample(
-            draws,
-            tune=tune,
-            chains=chains,
-            # Chains in forked processes deadlock once JAX has run in this one, and spawned ones
-            # need a guarded main module and seconds each to start. nutpie uses threads.
-            cores=chains if sampler == "nutpie" else 1,
-            random_seed=seed,
-            nuts_sampler=sampler,
-            nuts=arguments,
-            model=model,
-            progressbar=progressbar,
-            quiet=not progressbar,
-            compute_convergence_checks=False,  # the comparison reports R-hat and ESS itself
-        )
+    # PyMC and nutpie return the draws so far after Ctrl-C.
+    with allowed(may_be_caught=True) as keyboard:
+        try:
+            datatree = _sample(model, options, draws, seed, progressbar, keyboard)
+        except Exception as error:
+            if keyboard.interrupted:
+                # Too few draws for a result, for instance.
+                raise KeyboardInterrupt from error
+            raise
     elapsed = time.perf_counter() - start
     sampling = float(datatree["posterior"].attrs["sampling_time"])
     return {
+        "status": Status.INTERRUPTED if keyboard.interrupted else Status.FINISHED,
         "datatree": datatree,
         "compile_s": max(elapsed - sampling, 0.0),
         "sample_s": sampling,
         "backend": sampler,
         "versions": {package: version(package) for package in ("pymc", sampler)},
     }
+
+
+def _sample(
+    model: pm.Model,
+    options: Mapping[str, Any],
+    draws: int,
+    seed: int,
+    progressbar: bool,
+    keyboard: allowed,
+) -> xr.DataTree:
+    sampler, tune, chains = (options[key] for key in ("sampler", "tune", "chains"))
+    if sampler == "blackjax":
+        from pymc_vi_ext.comparison._blackjax import sample_blackjax
+
+        return sample_blackjax(model, draws, tune, chains, seed, options["target_accept"])
+    arguments = {"target_accept": options["target_accept"]}
+    more: dict[str, Any] = {}
+    if sampler == "numpyro":
+        # On two cores: iris 9 s of sampling against 32 in sequence, mixture 11 s against 5.
+        # "parallel", PyMC's default, warns where devices are fewer than chains.
+        arguments["chain_method"] = "vectorized"
+    if sampler == "pymc":
+
+        def stop(**_: Any) -> None:
+            # PyMC would go on with the next chain.
+            if keyboard.interrupted:
+                raise KeyboardInterrupt
+
+        more["callback"] = stop
+    datatree: xr.DataTree = pm.sample(
+        draws,
+        tune=tune,
+        chains=chains,
+        # Chains in forked processes deadlock once JAX has run in this one, and spawned ones
+        # need a guarded main module and seconds each to start. nutpie uses threads.
+        cores=chains if sampler == "nutpie" else 1,
+        random_seed=seed,
+        nuts_sampler=sampler,
+        nuts=arguments,
+        model=model,
+        progressbar=progressbar,
+        quiet=not progressbar,
+        compute_convergence_checks=False,  # the comparison reports R-hat and ESS itself
+        **more,
+    )
+    return datatree
 
 
 SAMPLERS: dict[str, Runnable] = {"nuts": Runnable((NutsOptions,), _run_nuts)}
@@ -258,7 +292,7 @@ def _run_fit(
     progressbar: bool,
 ) -> dict[str, Any]:
     from pymc_vi_ext.fitting import fit
-    from pymc_vi_ext.results import to_datatree
+    from pymc_vi_ext.results import StopReason, to_datatree
 
     own = _methods()[name].Options.names()
     with warnings.catch_warnings(record=True) as caught:
@@ -273,8 +307,14 @@ def _run_fit(
         )
     report = approx.report
     start = time.perf_counter()
-    datatree = to_datatree(approx, draws=draws, random_seed=seed)
+    interrupted = report.stop_reason is StopReason.INTERRUPTED
+    try:
+        with allowed():
+            datatree = to_datatree(approx, draws=draws, random_seed=seed)
+    except KeyboardInterrupt:
+        interrupted, datatree = True, None
     return {
+        "status": Status.INTERRUPTED if interrupted else Status.FINISHED,
         "datatree": datatree,
         "losses": negative_elbos(approx),
         "compile_s": report.timings.before_s,
@@ -285,7 +325,9 @@ def _run_fit(
         "stop_reason": report.stop_reason.value,
         "versions": dict(report.versions),
         # The row of the table says them; in the terminal they would not say whose they are.
-        "warnings": tuple(str(w.message) for w in caught if w.category is UserWarning),
+        "warnings": tuple(
+            str(w.message) for w in caught if w.category in (UserWarning, ConvergenceWarning)
+        ),
     }
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import traceback
-import warnings
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,11 @@ import pymc as pm
 import xarray as xr
 
 from pymc_vi_ext.comparison.methods import MethodSpec, make_spec, negative_elbos, runnable
-from pymc_vi_ext.comparison.metrics import score
+from pymc_vi_ext.comparison.metrics import METRICS, score
 from pymc_vi_ext.comparison.types import MethodResult, Status
 from pymc_vi_ext.diagnostics import divergences, rhat_max
-from pymc_vi_ext.errors import fit_of
+from pymc_vi_ext.errors import INTERRUPT, fit_of, warn
+from pymc_vi_ext.interrupts import held, take
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,7 +150,8 @@ def compare(
     Returns
     -------
     Comparison
-        A method that failed has status FAILED and its traceback in ``error``.
+        A method that failed has status FAILED and its traceback in ``error``. After Ctrl-C the one
+        that ran has status INTERRUPTED, with what it had got by then, and those after it NOT_RUN.
 
     Raises
     ------
@@ -176,12 +178,16 @@ def compare(
     check_plan(specs, seeds, reference if isinstance(reference, str) else None)
     if isinstance(reference, xr.DataTree):
         _check_reference(model, reference)
-    results = [
-        run_method(model, spec, seed, draws, progressbar=progressbar)
-        for spec in specs
-        for seed in seeds
-    ]
-    return summarise(results, reference)
+    results: list[MethodResult] = []
+    # Ctrl-C ends the run that it meets; of what there is by then nothing is lost.
+    with held(lambda: None):
+        for spec, seed in itertools.product(specs, seeds):
+            stopped = results and results[-1].status in (Status.INTERRUPTED, Status.NOT_RUN)
+            if stopped or take():
+                results.append(not_run(spec, seed))
+            else:
+                results.append(run_method(model, spec, seed, draws, progressbar=progressbar))
+        return summarise(results, reference)
 
 
 def check_plan(specs: Sequence[MethodSpec], seeds: Sequence[int], reference: str | None) -> None:
@@ -224,7 +230,7 @@ def run_method(
     *,
     progressbar: bool = False,
 ) -> MethodResult:
-    """Run one method with one seed; an error becomes part of the result.
+    """Run one method with one seed; an error, or Ctrl-C, becomes part of the result.
 
     Parameters
     ----------
@@ -240,25 +246,52 @@ def run_method(
     MethodResult
     """
     spec = make_spec(spec)
-    common: dict[str, Any] = {
+    found: dict[str, Any] = {"status": Status.INTERRUPTED}
+    try:
+        with held(lambda: found.update(status=Status.INTERRUPTED)):
+            found = _run(model, spec, draws, seed, progressbar)
+            if take():
+                # It came between two parts of the work, or at its end.
+                found["status"] = Status.INTERRUPTED
+    except KeyboardInterrupt:
+        # Before there was an approximation, or with too few draws.
+        pass
+    if found["status"] is Status.INTERRUPTED:
+        found["reason"] = INTERRUPT
+    return MethodResult(**_identity(spec, seed), **found)
+
+
+def not_run(spec: MethodSpec, seed: int) -> MethodResult:
+    """Return the result of a run that Ctrl-C came before."""
+    return MethodResult(
+        **_identity(spec, seed), status=Status.NOT_RUN, reason=f"not run, {INTERRUPT} before it"
+    )
+
+
+def _identity(spec: MethodSpec, seed: int) -> dict[str, Any]:
+    return {
         "label": spec.label,
         "name": spec.name,
         "seed": seed,
         "options": spec.all_options,
     }
+
+
+def _run(
+    model: pm.Model, spec: MethodSpec, draws: int, seed: int, progressbar: bool
+) -> dict[str, Any]:
+    """Return what a run has found, status included."""
     try:
         method = runnable(spec.name)
         options = method.values(spec.options)
-        found = method.run(model, spec.name, options, draws, seed, progressbar)
+        return method.run(model, spec.name, options, draws, seed, progressbar)
     except Exception as error:  # the other methods go on; the traceback is in the result
-        return MethodResult(
-            **common,
-            status=Status.FAILED,
-            losses=negative_elbos(fit_of(error)),
-            reason=f"{type(error).__name__}: {' '.join(str(error).split())}",
-            error=traceback.format_exc(),
-        )
-    return MethodResult(**common, status=Status.FINISHED, **found)
+        return {
+            "status": Status.FAILED,
+            "losses": negative_elbos(fit_of(error)),
+            "reason": f"{type(error).__name__}: {' '.join(str(error).split())}",
+            "error": traceback.format_exc(),
+        }
 
 
 def summarise(results: Sequence[MethodResult], reference: str | xr.DataTree | None) -> Comparison:
@@ -285,7 +318,11 @@ def summarise(results: Sequence[MethodResult], reference: str | xr.DataTree | No
     if isinstance(reference, str):
         source = next((r for r in results if r.label == reference and r.datatree is not None), None)
         datatree = source.datatree if source else None
-        label, problem = reference, "" if source else "it failed"
+        label, problem = reference, "it failed"
+        if source is not None:
+            problem = "it was interrupted" if source.status is Status.INTERRUPTED else ""
+        elif any(r.label == reference and r.status is not Status.FAILED for r in results):
+            problem = "it was interrupted before it had draws"
     else:
         datatree, problem = reference, ""
         label = "reference" if reference is not None else ""
@@ -294,15 +331,19 @@ def summarise(results: Sequence[MethodResult], reference: str | xr.DataTree | No
     if rhat > RHAT_LIMIT:
         problem = f"R-hat {rhat:.2f} > {RHAT_LIMIT}, its chains disagree"
     if problem:
-        warnings.warn(
+        warn(
             f"The reference {label!r} has not converged ({problem}): distances to it say little.",
             ReferenceWarning,
-            stacklevel=2,
         )
     reference_gaps = _not_finite(datatree)
     rows = []
+    interrupted = False
     for result in results:
-        scores, reasons = score(result, datatree)
+        interrupted = interrupted or take()
+        if interrupted:
+            scores, reasons = dict.fromkeys(METRICS, float("nan")), f"not scored: {INTERRUPT}"
+        else:
+            scores, reasons = score(result, datatree)
         fields = {"method": result.label, "seed": result.seed, "status": result.status.value}
         note = _note(result, result is source, problem, reference_gaps, reasons)
         rows.append({**fields, **scores, "note": note})
@@ -319,7 +360,7 @@ def _note(
 ) -> str:
     if result.datatree is None:
         return "; ".join(filter(None, [result.reason, reasons]))
-    notes = []
+    notes = [result.reason] if result.status is Status.INTERRUPTED else []
     if is_reference:
         notes.append("reference")
         if problem:

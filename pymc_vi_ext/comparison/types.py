@@ -13,10 +13,14 @@ import xarray as xr
 
 
 class Status(enum.Enum):
-    """How a run ended; the values are MLflow's."""
+    """How a run ended."""
 
     FINISHED = "FINISHED"
     FAILED = "FAILED"
+    INTERRUPTED = "INTERRUPTED"
+    """By Ctrl-C; what it had got by then is the result."""
+    NOT_RUN = "NOT_RUN"
+    """Ctrl-C had come before."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class MethodResult:
     options : mapping of str
         All options of the method, defaults included.
     datatree : xarray.DataTree or None
-        ``/posterior`` (chain, draw, ...) and ``/sample_stats``; None if the run failed.
+        ``/posterior`` (chain, draw, ...) and ``/sample_stats``; None if the run failed, or was
+        interrupted before there was anything to draw from.
     losses : numpy.ndarray, shape (steps,)
         Negative ELBO in nats at each step; empty for methods without one.
     compile_s, fit_s, sample_s : float
@@ -48,7 +53,7 @@ class MethodResult:
     stop_reason : str
         Why an optimisation ended; empty for a sampler.
     reason : str
-        Why it failed, the message of the exception; else empty.
+        Why it did not finish: the message of the exception, or that Ctrl-C came; else empty.
     error : str
         The traceback of a failed run, else empty.
     versions : mapping of str to str

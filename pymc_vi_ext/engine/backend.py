@@ -1,14 +1,12 @@
 """The choice between the engines."""
 
-import warnings
-
 from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from pymc_vi_ext.engine.program import StepProgram
-from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.errors import UnknownNameError, warn
 
 BACKENDS = ("auto", "jax", "numba", "c")
 
@@ -82,7 +80,7 @@ def make_loop(
             if backend == "jax":
                 error.add_note('backend="numba" and backend="c" run every Op.')
                 raise
-            warnings.warn(f"{error} Fitting with numba instead.", stacklevel=2)
+            warn(f"{error} Fitting with numba instead.")
             backend = "numba"
 
     from pymc_vi_ext.engine.pytensor_loop import PyTensorLoop

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -20,9 +18,9 @@ from pytensor.graph.replace import clone_replace
 from pymc_vi_ext.engine.backend import Loop, make_loop
 from pymc_vi_ext.engine.program import StepProgram
 from pymc_vi_ext.engine.vectorize import over_rows
-from pymc_vi_ext.errors import LostGradientError
+from pymc_vi_ext.errors import LostGradientError, warn
 from pymc_vi_ext.probe import is_lost
-from pymc_vi_ext.python_only import python_only
+from pymc_vi_ext.python_only import building, python_only
 from pymc_vi_ext.upstream import collect_default_updates
 
 
@@ -65,7 +63,8 @@ class LogDensity:
         self._model, self._checked = model, not checked
         self.backend = (backend or "auto").lower()
         self._loops: list[Loop] = []
-        point = model.initial_point()
+        with building():
+            point = model.initial_point()
         values = [model.rvs_to_values[rv] for rv in model.free_RVs]
         arrays = [np.asarray(point[value.name]) for value in values]
         self.start = np.concatenate([array.ravel() for array in arrays]).astype(float)
@@ -189,7 +188,8 @@ class LogDensity:
         return evaluate
 
     def _compiled(self, program: StepProgram, backend: str | None) -> Loop:
-        loop = make_loop(program, backend)
+        with building():
+            loop = make_loop(program, backend)
         self._loops.append(loop)
         self.backend = loop.backend
         return loop
@@ -224,11 +224,10 @@ def refuse_lost(model: pm.Model, backend: str, lost: Sequence[str]) -> None:
             "a wrong posterior. The fault lies in this package or in PyTensor: please report it "
             'with the model. Another backend (backend="numba", "c" or "jax") may be right.'
         )
-    warnings.warn(
+    warn(
         "The model's own gradient is not that of its log density, with respect to "
         f"{', '.join(map(_called, lost))}: an Op has another gradient, or one is cut on purpose. "
         "The fit follows it, and ends where it is zero, which need not be the posterior.",
-        stacklevel=5,
     )
 
 

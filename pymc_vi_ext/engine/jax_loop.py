@@ -16,6 +16,7 @@ from pytensor.tensor.random.type import RandomType
 from pymc_vi_ext.engine.jax_step import JaxStep, gives_shape, jax_step
 from pymc_vi_ext.engine.keys import generator_from_key, key_from_generator
 from pymc_vi_ext.engine.program import StepProgram
+from pymc_vi_ext.interrupts import check, held
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.upstream import JAX_STATE, set_storage, storage
 
@@ -64,7 +65,8 @@ class JaxLoop:
         self._scored = program.loss is not None
         self._signature: Any = None
         # Set by _load: the compiled loop, its state and loss buffer, and what it only reads.
-        self._loop: Any
+        self._step: JaxStep | None = None
+        self._loop: Any = None
         self._carry: list[Any] = []
         self._seen: list[Any] = [None] * len(self._shared)
         self._data: list[Any]
@@ -75,7 +77,7 @@ class JaxLoop:
         self._constants: list[Any] = []
         self._arrays: list[Any] = []
         self.compile_s = 0.0
-        with _double_precision():
+        with held(), _double_precision():
             self._load()
 
     def run(self, n: int) -> np.ndarray | None:
@@ -130,7 +132,9 @@ class JaxLoop:
                 self._shown = None
 
     def _call(self, every: int, times: int) -> tuple[int, list[Any]]:
-        with _double_precision():
+        # An interrupt between the call, which consumes the state, and the assignment of the next
+        # would leave none.
+        with held(), _double_precision():
             if self._changed_outside():
                 self._load()
             taken, *self._carry, snapshots = self._loop(
@@ -149,15 +153,16 @@ class JaxLoop:
         """
         program = self._program
         state = self._carry[0] if self._shown is None else self._shown
-        for i, (variable, value) in enumerate(zip(program.state, state, strict=True)):
-            if not internals and variable in program.internals:
-                continue
-            if storage(variable) is not self._seen[i]:
-                continue
-            random = isinstance(variable.type, RandomType)
-            new = generator_from_key(np.asarray(_plain(value))) if random else np.array(value)
-            set_storage(variable, new)
-            self._seen[i] = new
+        with held():
+            for i, (variable, value) in enumerate(zip(program.state, state, strict=True)):
+                if not internals and variable in program.internals:
+                    continue
+                if storage(variable) is not self._seen[i]:
+                    continue
+                random = isinstance(variable.type, RandomType)
+                new = generator_from_key(np.asarray(_plain(value))) if random else np.array(value)
+                set_storage(variable, new)
+                self._seen[i] = new
 
     def _storages(self) -> list[Any]:
         return [storage(v) for v in self._shared]
@@ -166,22 +171,26 @@ class JaxLoop:
         return any(new is not old for new, old in zip(self._storages(), self._seen, strict=True))
 
     def _load(self) -> None:
-        """Bring changed shared values to the device; compile where shapes ask for it."""
+        """Bring changed shared values to the device; compile where shapes ask for it.
+
+        Nothing of the loop changes before all is ready: an interrupt leaves it as it was.
+        """
         storages, seen = self._storages(), self._seen
-        self._seen = storages
         started = time.perf_counter()
         signature = [_signature(v) for v in self._shared]
+        step, constants, loop, furthest = self._step, self._constants, self._loop, self._furthest
         if stale := signature != self._signature:
             with python_only():
-                self._step: JaxStep = jax_step(self._program)
-            self._constants = [jax.device_put(constant) for constant in self._step.constants]
+                step = jax_step(self._program)
+            constants = [jax.device_put(constant) for constant in step.constants]
+        assert step is not None
         before = dict(zip(self._shared, seen, strict=True))
         now = dict(zip(self._shared, storages, strict=True))
-        self._arrays = [
+        arrays = [
             self._arrays[i] if not stale and before[v] is now[v] else _to_device(v)
-            for i, v in enumerate(self._step.arrays)
+            for i, v in enumerate(step.arrays)
         ]
-        self._data = [*self._arrays, *self._constants]
+        data = [*arrays, *constants]
         # What nobody touched goes on from the device: its shared variable may be behind.
         current = self._carry[0] if self._carry else [None] * len(self._program.state)
         state = [
@@ -191,17 +200,20 @@ class JaxLoop:
             )
         ]
         buffer = jax.device_put(np.zeros(CAPACITY if self._scored else 0, pytensor.config.floatX))
-        self._carry = [state, buffer]
+        carry = [state, buffer]
         if stale:
             size = sum(_plain(value).nbytes for value in state)
-            self._furthest = max(1, min(_AHEAD, _SNAPSHOT_BYTES // max(size, 1)))
-            self._ahead = self._furthest
-            self._loop = _loop(self._step, self._scored, self._furthest)
+            furthest = max(1, min(_AHEAD, _SNAPSHOT_BYTES // max(size, 1)))
+            loop = _loop(step, self._scored, furthest)
+            check()
             # No step: this call only compiles. (Ahead-of-time compiled functions take several
-            # times longer to call.)
-            _, *self._carry, _ = self._loop(*self._carry, self._data, np.int32(0), np.int32(0))
-            self._signature = signature
+            # times longer to call.) XLA cannot be interrupted.
+            _, *carry, _ = loop(*carry, data, np.int32(0), np.int32(0))
+            self._ahead = furthest
             self.compile_s += time.perf_counter() - started
+        self._signature, self._seen = signature, storages
+        self._step, self._constants, self._arrays, self._data = step, constants, arrays, data
+        self._loop, self._furthest, self._carry = loop, furthest, carry
 
 
 def _double_precision() -> Any:

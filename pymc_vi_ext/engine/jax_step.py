@@ -36,6 +36,8 @@ from pymc_vi_ext.upstream import (
 _barrier: Any = jax.lax.optimization_barrier  # without types
 # Larger constants become arguments: XLA folds what it finds inside a program, at compile time.
 _LARGEST_CONSTANT = 4_096  # bytes
+# What a message says of an Op and of what failed, in characters.
+_LONGEST_NAME, _LONGEST_REASON = 60, 120
 
 
 # They look through a whole graph at every product, for diagonal matrices and selections.
@@ -52,8 +54,12 @@ class UnsupportedOpError(NotImplementedError):
     """
 
     def __init__(self, op: Op, cause: Exception):
-        self.op = str(op)
+        # Of an Op that holds a graph the text may be that graph.
+        name = str(op)
+        self.op = name if len(name) <= _LONGEST_NAME and "\n" not in name else type(op).__name__
         reason = str(cause).strip().split("\n")[0] or type(cause).__name__
+        if len(reason) > _LONGEST_REASON:
+            reason = f"{reason[: _LONGEST_REASON - 3]}..."
         super().__init__(f"The Op {self.op} of this model cannot run on JAX ({reason}).")
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytensor
 
 from pymc_vi_ext.engine.program import StepProgram
+from pymc_vi_ext.interrupts import allowed, held
+from pymc_vi_ext.python_only import building
 from pymc_vi_ext.upstream import RANDOM_IN_PLACE
 
 # names of the backends -> PyTensor's names of their modes
@@ -43,13 +45,15 @@ class PyTensorLoop:
         mode = kwargs.pop("mode", _MODES[backend])
         self.backend = backend
         started = time.perf_counter()
-        self._step = pytensor.function(
-            [],
-            program.loss,
-            updates=program.updates,
-            mode=program.mode(mode, RANDOM_IN_PLACE),
-            **kwargs,
-        )
+        with building():
+            self._step = pytensor.function(
+                [],
+                program.loss,
+                updates=program.updates,
+                mode=program.mode(mode, RANDOM_IN_PLACE),
+                **kwargs,
+            )
+        self._state = program.state
         self._scored = program.loss is not None
         self._called = False
         self.compile_s = time.perf_counter() - started
@@ -63,12 +67,13 @@ class PyTensorLoop:
             Loss of each step in nats, None where the program has no loss.
         """
         losses = np.empty(n if self._scored else 0)
-        for i in range(n):
-            loss = self._step() if self._called else self._first_step()
-            if self._scored:
-                losses[i] = loss
-                if np.isnan(loss):
-                    return losses[: i + 1]
+        with held():
+            for i in range(n):
+                loss = self._step() if self._called else self._first_step()
+                if self._scored:
+                    losses[i] = loss
+                    if np.isnan(loss):
+                        return losses[: i + 1]
         return losses if self._scored else None
 
     def intervals(self, every: int, times: int) -> Generator[np.ndarray | None, None, None]:
@@ -79,7 +84,15 @@ class PyTensorLoop:
     def _first_step(self) -> Any:
         """Take a step and count its time as compilation: numba compiles at the first call."""
         started = time.perf_counter()
-        loss = self._step()
+        before = [(variable, variable.get_value()) for variable in self._state]
+        try:
+            # As long as compilation takes, an interrupt is not kept waiting.
+            with allowed():
+                loss = self._step()
+        except KeyboardInterrupt:
+            for variable, value in before:
+                variable.set_value(value)
+            raise
         self._called = True
         self.compile_s += time.perf_counter() - started
         return loss

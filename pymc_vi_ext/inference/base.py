@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from pymc.vartypes import discrete_types
 from pymc_vi_ext.approximations import OneGroup
 from pymc_vi_ext.callbacks import Rule, StagedStop
 from pymc_vi_ext.engine import GrowingLoop, GrowingProgram, StepProgram, make_loop
+from pymc_vi_ext.errors import warn
 from pymc_vi_ext.loop import Call, fit_method, refine_method
 from pymc_vi_ext.method import PYMC_OPTIONS, Method, Prepared, Request
 from pymc_vi_ext.minibatches import (
@@ -136,7 +136,7 @@ class EngineMethod(LoopMethod):
         """
         model = self.approx.model
         for sentence in doubtful_totals(model):
-            warnings.warn(sentence, stacklevel=6)
+            warn(sentence)
         in_batches = has_minibatches(model)
         scaled = in_batches and self.approx.scale_cost_to_minibatch
         unit = minibatch_scale(model) if scaled else 1.0
@@ -288,7 +288,7 @@ class PyMCMethod(EngineMethod):
         return self.inference.state
 
     @state.setter
-    def state(self, state: State) -> None:
+    def state(self, state: State | None) -> None:
         self.inference.state = state
 
 

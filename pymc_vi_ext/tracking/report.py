@@ -14,12 +14,19 @@ from pymc_vi_ext.tracking.tracker import Execution, RunStatus, RunTracker
 
 # The metric that a run with losses has as a series instead.
 _TRACE = "fit/elbo"
+_RUN_STATUS = {
+    Status.FINISHED: RunStatus.FINISHED,
+    Status.FAILED: RunStatus.FAILED,
+    Status.INTERRUPTED: RunStatus.KILLED,
+    Status.NOT_RUN: RunStatus.KILLED,
+}
+_WORST_FIRST = (RunStatus.KILLED, RunStatus.FAILED, RunStatus.FINISHED)
 # Variables that get an image of their own in each run.
 _MAX_IMAGES = 12
 
 
 def report_result(tracker: RunTracker, run_id: str, result: MethodResult, folder: Path) -> None:
-    """Record one run as far as it is known without the others, and close it if it failed.
+    """Record one run as far as it is known without the others, and close it if it has no draws.
 
     Parameters
     ----------
@@ -44,10 +51,10 @@ def report_result(tracker: RunTracker, run_id: str, result: MethodResult, folder
     if result.losses.size:
         tracker.log_series(run_id, _TRACE, *block_means(result.losses))
         tracker.log_file(run_id, folder / "losses.npz")
-    if result.status is Status.FAILED:
+    if result.datatree is None:
         tracker.log_metrics(run_id, _final(result, score(result, None)[0]))
-        tracker.log_text(run_id, result.error, "error.txt")
-        tracker.end(run_id, RunStatus.FAILED)
+        tracker.log_text(run_id, result.error or result.reason, "error.txt")
+        tracker.end(run_id, _RUN_STATUS[result.status])
         return
     tracker.log_file(run_id, folder / "posterior.nc")
 
@@ -82,7 +89,7 @@ def report_comparison(tracker: RunTracker, execution: Execution, comparison: Com
         for variable in _variables(result):
             figure = plot_kde(shown, [variable], labels=comparison.labels)
             tracker.log_image(run_id, f"kde/{_key(variable)}", to_image(figure))
-        tracker.end(run_id, RunStatus.FINISHED)
+        tracker.end(run_id, _RUN_STATUS[result.status])
     parent = execution.parent
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, "summary.csv")
@@ -100,7 +107,8 @@ def report_comparison(tracker: RunTracker, execution: Execution, comparison: Com
     tracker.log_metrics(
         parent, {"runs/failed": float(len(failed)), "runs/total": float(len(comparison.results))}
     )
-    tracker.end(parent, RunStatus.FAILED if failed else RunStatus.FINISHED)
+    ends = {_RUN_STATUS[result.status] for result in comparison.results}
+    tracker.end(parent, next(status for status in _WORST_FIRST if status in ends))
 
 
 def _final(result: MethodResult, scores: dict[str, float]) -> dict[str, float]:

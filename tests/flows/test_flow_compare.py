@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 from pathlib import Path
 
@@ -161,3 +163,32 @@ def test_exit_status_is_2_for_bad_input_and_nothing_is_written(
     assert sentence in run.stderr
     assert "Traceback" not in run.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_ends_the_run_that_it_meets(tmp_path):
+    """Exit status 130, and a table that says what ran."""
+    endless = CONFIG.replace("n: 2000", "n: 100000000, convergence: null")
+    (tmp_path / "config.yaml").write_text(endless)
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
+    command = [sys.executable, "-m", "flows", "compare", "config.yaml"]
+    process = subprocess.Popen(
+        [*command, "--tracking-uri", "jsonl:runs/lines"],
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    runs = tmp_path / "runs" / "lines"
+    while not list(runs.rglob("config.yaml")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    time.sleep(5)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 130, errors
+    assert re.search(r"svgd +NOT_RUN", output)
+    assert "fullrank_advi: keyboard interrupt" in output
+    ends = [status for status, _, _ in read_jsonl(tmp_path).values()]
+    assert ends == ["KILLED"] * 4
