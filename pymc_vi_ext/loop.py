@@ -277,6 +277,7 @@ def _run(
     if ending.error is None:
         with _kept(trace, ending):
             _conclude(method, ending)
+            _name_causes(approx, ending)
     method.state = State(
         trace.done,
         step=functools.partial(_one_step, loop),
@@ -381,11 +382,15 @@ def _look_outside(session: Session, approx: Approximation, trace: _Trace, ending
             ending.warnings.append(f"The fit has not converged: {ending.evidence}.")
     elif ending.reason is StopReason.COMPLETED and session.request.rule is not None:
         ending.outside = bool(np.isinf(trace.losses[-_DRAWS:]).any())
-    if ending.outside:
-        causes = causes_of_infinity(approx)
-        where = f"No density at some of its draws: {', '.join(causes)}." if causes else ""
-        ending.evidence = " ".join(filter(None, [ending.evidence + ".", where]))
-        ending.warnings = [" ".join(filter(None, [w, where])) for w in ending.warnings]
+
+
+def _name_causes(approx: Approximation, ending: Ending) -> None:
+    """Add to evidence and warnings which variables and Potentials have no density at some draws."""
+    causes = causes_of_infinity(approx) if ending.outside else []
+    if causes:
+        where = f"No density at some of its draws: {', '.join(causes)}."
+        ending.evidence = f"{ending.evidence}. {where}"
+        ending.warnings = [f"{warning} {where}" for warning in ending.warnings]
 
 
 def _conclude(method: Method, ending: Ending) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
-from pymc_vi_ext.callbacks.callback import Losses, Rule
+from pymc_vi_ext.callbacks.callback import Losses, Rule, Unsettled
 from pymc_vi_ext.options import positive
+
+# Of a region that has shrunk to nothing.
+_NO_RADIUS = 1e-10
 
 
 class NewtonStop(Rule):
@@ -17,6 +20,8 @@ class NewtonStop(Rule):
     gain : SharedVariable
         What the quadratic model of the loss promised of the last step, in nats; infinite where the
         step was cut short.
+    radius : SharedVariable
+        Of the region in which that model is trusted, in standard deviations.
     tolerance : float
         In nats.
 
@@ -31,8 +36,8 @@ class NewtonStop(Rule):
     ('converged', 'NewtonStop')
     """
 
-    def __init__(self, gain: SharedVariable, tolerance: float = 1e-7):
-        self.gain = gain
+    def __init__(self, gain: SharedVariable, radius: SharedVariable, tolerance: float = 1e-7):
+        self.gain, self.radius = gain, radius
         self.tolerance = positive("tolerance", tolerance)
         super().__init__(every=1)
 
@@ -42,3 +47,9 @@ class NewtonStop(Rule):
         self._status = f"next step {gain:.2g} nat {'<' if below else '≥'} {self.tolerance:.2g}"
         if below:
             raise StopIteration(f"the last Newton step had {gain:.1g} nat to gain")
+        radius = float(self.radius.get_value())
+        if radius < _NO_RADIUS:
+            raise Unsettled(
+                f"no step of {radius:.1g} sd or more lowers the loss: at the fixed draws it is "
+                "infinite, or has an edge, right beside where the fit ended"
+            )

@@ -69,8 +69,8 @@ class _VectorizedSampling:
 
     def to_flat_input(self, node: Any, more_replacements: Any = None) -> Any:
         if self.whole is not None:
-            own = super().model.value_vars  # type: ignore[misc]
-            same = {self.whole[variable.name]: variable for variable in own}
+            own = {v.name: v for v in super().model.value_vars}  # type: ignore[misc]
+            same = {v: own[v.name] for v in self.whole.value_vars}
             node = graph_replace(node, same, strict=False)
         return super().to_flat_input(node, more_replacements=more_replacements)  # type: ignore[misc]
 

@@ -231,6 +231,9 @@ def _in_ball(gradient: Vector, product: Product, radius: float) -> tuple[Vector,
         if np.linalg.norm(residual) <= enough:
             break
         along = product(direction)
+        if not np.isfinite(along).all():
+            # No second derivative in this direction: as far as there are some.
+            break
         curvature = float(direction @ along)
         square = float(residual @ residual)
         length = square / curvature if curvature > 0 else np.inf

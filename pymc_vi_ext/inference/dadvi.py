@@ -16,6 +16,7 @@ from pymc.variational.inference import KLqp
 from scipy.sparse.linalg import LinearOperator, cg
 
 from pymc_vi_ext.approximations import family_of
+from pymc_vi_ext.approximations._algebra import LOG_2PI
 from pymc_vi_ext.callbacks import NewtonStop
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.inference._newton import NewtonLoop, NewtonProgram
@@ -35,6 +36,9 @@ _LARGEST_DENSE = 300
 _START_SIGMA = 0.1
 # The draws suffice where their error in every mean is below this part of its standard deviation.
 _SMALL_ERROR = 0.2
+# Other draws, in batches as large as that of the fixed ones; and by how many nats the fixed ones
+# may flatter their optimum where they suffice.
+_OTHER_SEED, _OTHER_BATCHES, _LARGEST_GAP = 271_828, 16, 1.0
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,11 @@ class DADVI(LoopMethod, KLqp):
         self.sampling_error: SamplingError | None = None
 
     @property
+    def loss_name(self) -> str:
+        """The negative ELBO of the mean field on the fixed draws, which the result is not."""
+        return "negative ELBO of the mean field on fixed draws"
+
+    @property
     def draws(self) -> np.ndarray:
         """The fixed draws, (n_draws, d)."""
         return self._optimum.draws
@@ -165,7 +174,7 @@ class DADVI(LoopMethod, KLqp):
 
     def default_rule(self) -> NewtonStop:
         """Return the rule that stops at the optimum."""
-        return NewtonStop(self._optimum.gain)
+        return NewtonStop(self._optimum.gain, self._optimum.radius)
 
     def prepare(self, request: Request) -> Prepared:
         """Compile the log density and its derivatives."""
@@ -275,8 +284,55 @@ class DADVI(LoopMethod, KLqp):
         sandwich = inverse @ np.cov(pairs.T) @ inverse / len(pairs)
         errors = np.sqrt(np.diag(sandwich)[:d] / np.diag(covariance))
         self.sampling_error = SamplingError(errors)
-        verdict = "suffice" if self.sampling_error.suffices else "are too few"
+        return self._on_other_draws(density, covariance, ending)
+
+    def _on_other_draws(
+        self, density: LogDensity, covariance: np.ndarray, ending: Ending
+    ) -> Conclusion:
+        """Say what the ELBO is on draws that nothing was fitted to, and whether the fixed suffice.
+
+        The loss of the fixed draws is the mean field's, and in its favour; the result is another
+        Gaussian. Where some of its mass has no density, the fit has not converged.
+        """
+        assert self.sampling_error is not None
+        optimum = self._optimum
+        rng = np.random.default_rng(_OTHER_SEED)
+        noise = rng.standard_normal((_OTHER_BATCHES, *self.draws.shape))
+        factor = np.linalg.cholesky(covariance)
+        with np.errstate(over="ignore", invalid="ignore"):
+            of_result, of_mean_field = (
+                np.concatenate([density(optimum.mu + z @ scale.T)[0] for z in noise])
+                + float(np.log(np.diag(scale)).sum())
+                - _log_density(noise.reshape(-1, noise.shape[-1]))
+                for scale in (factor, np.diag(self.mean_field_std))
+            )
+        outside = float(np.mean(~np.isfinite(of_result)))
+        worst = float(np.max(self.sampling_error.means))
+        error = f"sampling error of the means up to {worst:.2f} sd"
+        if outside:
+            ending.reason, ending.outside = StopReason.STOPPED, True
+            return Conclusion(
+                error,
+                f"The fit has not converged: {outside:.2g} of the result's mass lies where the "
+                "density is 0 or not finite.",
+            )
+        elbo, elbo_error = _mean(of_result)
+        lost = -optimum.loss(density)[0] - _mean(of_mean_field)[0]
+        limit = _LARGEST_GAP + 3 * _mean(of_mean_field)[1]
+        suffices = self.sampling_error.suffices and lost < limit
+        verdict = "suffice" if suffices else "are too few"
+        optimism = "" if lost < limit else f", {lost:.2g} nat better on themselves than on others"
         return Conclusion(
-            f"sampling error of the means up to {errors.max():.2f} sd: "
-            f"{len(self.draws)} draws {verdict}"
+            f"ELBO of the result {elbo:.5g} +- {elbo_error:.2g}; {error}: "
+            f"{len(self.draws)} draws {verdict}{optimism}"
         )
+
+
+def _log_density(standard: np.ndarray) -> np.ndarray:
+    """Return log densities of standard normal draws, (n,)."""
+    log_q: np.ndarray = -0.5 * np.sum(standard**2 + LOG_2PI, axis=1)
+    return log_q
+
+
+def _mean(values: np.ndarray) -> tuple[float, float]:
+    return float(values.mean()), float(values.std() / len(values) ** 0.5)
