@@ -102,7 +102,8 @@ class Given(Optimizer):
         # PyMC's optimizers are partial functions before they see a loss.
         keywords = function.keywords if isinstance(function, functools.partial) else {}
         rate = keywords.get("learning_rate")
-        self.decays = isinstance(rate, Schedule) and rate.decays
+        made_of = getattr(function, "func", function)
+        self.decays = made_of is pm.adagrad or (isinstance(rate, Schedule) and rate.decays)
 
     def __call__(self, loss_or_grads: Any, params: Any) -> Updates:
         """Return what the function does."""

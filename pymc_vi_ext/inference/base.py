@@ -183,7 +183,14 @@ class EngineMethod(LoopMethod):
     def _optimizer(self, request: Request) -> Optimizer:
         given, rate = request.obj_optimizer, request.learning_rate
         if given is not None:
-            return given if isinstance(given, Optimizer) else Given(given)
+            optimizer = given if isinstance(given, Optimizer) else Given(given)
+            if optimizer.decays and request.rule is not None and request.rule.part_of_step:
+                raise ValueError(
+                    f"{request.rule.name} lowers the learning rate itself, and judges by iterates "
+                    "that move: a rate that falls by itself would look like convergence. Give an "
+                    "optimizer of constant rate, or convergence=None."
+                )
+            return optimizer
         if request.rule is not None:
             return WhitenedAdam(self.approx, **({} if rate is None else {"learning_rate": rate}))
         return AnnealedAdam(
