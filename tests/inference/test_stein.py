@@ -233,7 +233,7 @@ def test_the_report_says_what_it_cannot_know():
     with pm.Model() as model:
         components = [pm.Normal.dist(-10.0, 1.0), pm.Normal.dist(10.0, 1.0)]
         pm.Mixture("x", w=[0.1, 0.9], comp_dists=components)
-    method = vix.SVGD(50, jitter=10.0, model=model, random_seed=1)
+    method = vix.SVGD(50, jitter=10.0, model=model, random_seed=1, start={"x": 0.0})
     assert vix.fit(0, method, convergence=None, **QUIET).report.evidence == ""
     report = vix.fit(5_000, method, **QUIET).report
     assert report.converged
