@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import pymc as pm
 
+from pymc.model import modelcontext
 from pymc.variational.inference import Inference
 from pymc.variational.opvi import Approximation
 
@@ -24,6 +26,8 @@ from pymc_vi_ext.callbacks.checkpoint import (
 )
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.inference import METHODS, GroupedADVI, method_of
+from pymc_vi_ext.inference._start_values import check_start
+from pymc_vi_ext.inference.base import known_options
 from pymc_vi_ext.interrupts import held
 from pymc_vi_ext.loop import Call, end_before_steps, fit_method, warn_of
 from pymc_vi_ext.method import Method
@@ -57,7 +61,7 @@ def fit(
     groups: Mapping[str, Sequence[str]] | None = None,
     progressbar: bool = True,
     progressbar_theme: Any = default_progress_theme,
-    score: bool = True,
+    score: bool | None = None,
     include_transformed: bool = False,
     **pm_fit_kwargs: Any,
 ) -> Approximation:
@@ -82,7 +86,8 @@ def fit(
         earlier approximation of the same model, of any family. All but the first two give the
         starting scales too.
     start_sigma : mapping of str to array, optional
-        Starting standard deviations on the unconstrained space; for ``"advi"`` only.
+        Starting standard deviations on the unconstrained space, by name of the variables; for
+        ``"advi"`` only.
     inf_kwargs : mapping, optional
         For the constructor of the method, ``{"n_particles": 1000}`` for ``"svgd"`` for instance.
     backend : {"auto", "jax", "numba", "c"}
@@ -121,13 +126,14 @@ def fit(
     progressbar : bool
         Whether to show loss, steps per second, time left and what the stopping rules measure.
     progressbar_theme : rich.theme.Theme, optional
-    score : bool
-        Whether to record the loss.
+    score : bool, optional
+        Whether to record the loss; by default where the method has one.
     include_transformed : bool
         As in :func:`pymc.fit`.
     **pm_fit_kwargs
         The other options of :func:`pymc.fit`: `more_replacements`, `more_updates`,
-        `total_grad_norm_constraint`, `compile_kwargs` ...
+        `total_grad_norm_constraint`, `compile_kwargs` ... A ``compile_kwargs["mode"]`` names the
+        backend in place of `backend`.
 
     Returns
     -------
@@ -151,9 +157,13 @@ def fit(
     Raises
     ------
     UnknownNameError
-        If there is no such method, start or backend; a ValueError and a KeyError.
+        If there is no such method, start, backend, or variable to start at; a ValueError and a
+        KeyError.
     TypeError
-        If the model has no free variables, or `method` is neither a name nor an inference.
+        If the model has no free variables, `method` is neither a name nor an inference, or there is
+        no such keyword.
+    ValueError
+        If values of `start` or `start_sigma` are not of their variable's shape.
     ParametrizationError
         If a free variable is discrete.
     UnsupportedOpError
@@ -177,6 +187,7 @@ def fit(
     (0.8, 0.5)
     """
     started = time.perf_counter()
+    pm_fit_kwargs = known_options(pm_fit_kwargs, inspect.signature(fit).parameters)
     n_starts = whole_number("n_starts", n_starts)
     point: Any = start if is_point(start) else None
     fitted = _method(method, model, random_seed, point, start_sigma, inf_kwargs, groups)
@@ -247,7 +258,7 @@ def _run(
     of_steps = {name: value for name, value in options.items() if name not in _NOT_OF_STEPS}
     call = _with_options(call, options)
     call.started = call.started if started is None else started
-    return fit_method(method, n, call, score=None if options["score"] else False, **of_steps)
+    return fit_method(method, n, call, score=options["score"], **of_steps)
 
 
 def _with_options(call: Call, options: Mapping[str, Any]) -> Call:
@@ -382,6 +393,7 @@ def _method(
             f'`groups` gives each block of variables a family of ADVI\'s: use method="advi", '
             f"not {method!r}."
         )
+    check_start(given.get("start"), modelcontext(model))
     # Each has a constructor of its own; all take these.
     kind: Any = METHODS[name] if groups is None else GroupedADVI
     built: Method = kind(model=model, random_seed=random_seed, **given)

@@ -29,7 +29,7 @@ from pymc_vi_ext.callbacks.checkpoint import Saved, describe_option
 from pymc_vi_ext.engine import GrowingProgram, Loop, StepProgram
 from pymc_vi_ext.errors import INTERRUPT, ConvergenceWarning, warn
 from pymc_vi_ext.interrupts import allowed, check, held
-from pymc_vi_ext.method import PYMC_OPTIONS, Ending, Method, Request
+from pymc_vi_ext.method import Ending, Method, Request
 from pymc_vi_ext.progress import fit_progress
 from pymc_vi_ext.results import (
     NEGATIVE_ELBO,
@@ -619,13 +619,7 @@ def check_steps(n: int) -> None:
 
 
 def _check_options(method: Method, options: Mapping[str, Any]) -> None:
-    """Raise where an option is unknown, or none of this method's."""
-    known = {*_OWN_OPTIONS, *PYMC_OPTIONS, "callbacks"}
-    if unknown := [name for name in options if name not in known]:
-        raise TypeError(
-            f"A fit has no option {unknown[0]!r}: besides those of `vix.fit` there are "
-            f"{', '.join(sorted(known - {'callbacks'}))}."
-        )
+    """Raise where an option is none of this method's."""
     refused = [
         name for name, value in options.items() if value is not None and name not in method.accepts
     ]

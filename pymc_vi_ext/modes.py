@@ -12,6 +12,7 @@ import xarray as xr
 from scipy.optimize import minimize
 
 from pymc_vi_ext.engine.density import LogDensity
+from pymc_vi_ext.engine.python_mode import PYTHON_MODE
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.upstream import FlatRV, HalfFlatRV, unconstrain_values
 
@@ -205,7 +206,7 @@ def unconstrained_points(
             values,
             model=model,
             sample_dims=sample_dims,
-            compile_kwargs={"mode": "FAST_COMPILE"},
+            compile_kwargs={"mode": PYTHON_MODE},
         )
     columns = []
     for rv in model.free_RVs:

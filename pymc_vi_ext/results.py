@@ -15,11 +15,12 @@ import pymc as pm
 import pytensor.tensor as pt
 
 from pymc.variational.opvi import Approximation
-from pytensor.compile.mode import Mode, get_mode
+from pytensor.compile.mode import get_mode
 from pytensor.xtensor.type import XTensorType
 from xarray import DataTree
 
 from pymc_vi_ext import __version__
+from pymc_vi_ext.engine.python_mode import PYTHON_MODE
 from pymc_vi_ext.engine.vectorize import has_scan, vectorized_approximation
 from pymc_vi_ext.minibatches import has_minibatches, on_all_data, size_of_data
 from pymc_vi_ext.python_only import building, python_only
@@ -34,8 +35,6 @@ from pymc_vi_ext.upstream import (
 
 # Draws are computed in batches that keep an intermediate array of the model near this size.
 _NUMBERS_PER_BATCH = 4_000_000
-# Vectorised over draws, NumPy is quick enough; compiling would cost more than it saves.
-_MODE = Mode(linker="py", optimizer="fast_compile")
 
 Sampler = Callable[[int], list[np.ndarray]]
 
@@ -288,7 +287,8 @@ def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any], int]
         mode = get_mode("NUMBA").excluding(SLICES_OF_ONE)
         function = pm.pytensorf.compile([draws], nodes, mode=mode)
     else:
+        # Vectorised over draws, NumPy is quick enough; compiling would cost more than it saves.
         with python_only():
-            function = pm.pytensorf.compile([draws], nodes, mode=_MODE)
+            function = pm.pytensorf.compile([draws], nodes, mode=PYTHON_MODE)
     numbers = max(approx.ddim, 0 if whole is None else size_of_data(model))
     return names, function, find_rng_nodes(nodes), numbers

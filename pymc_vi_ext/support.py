@@ -6,13 +6,12 @@ import numpy as np
 import pymc as pm
 
 from pymc.variational.opvi import Approximation
-from pytensor.compile.mode import Mode
 
+from pymc_vi_ext.engine.python_mode import PYTHON_MODE
 from pymc_vi_ext.engine.vectorize import vectorized_approximation
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.upstream import find_rng_nodes, reseed_rngs
 
-_MODE = Mode(linker="py", optimizer="fast_compile")
 _DRAWS = 5_000
 
 
@@ -38,7 +37,7 @@ def causes_of_infinity(approx: Approximation, seed: int = 0) -> list[str]:
         terms = [term.sum() for term in model.logp(factors, sum=False)]
         nodes = view.symbolic_sample_over_posterior(terms)
         nodes = view.set_size_and_deterministic(nodes, _DRAWS, 0)
-        draw = pm.pytensorf.compile([], nodes, mode=_MODE)
+        draw = pm.pytensorf.compile([], nodes, mode=PYTHON_MODE)
     reseed_rngs(find_rng_nodes(nodes), seed)
     with np.errstate(all="ignore"):
         shares = [float(np.mean(~np.isfinite(values))) for values in draw()]

@@ -291,7 +291,7 @@ def test_compile_kwargs_choose_a_pytensor_mode(conjugate):
     assert vix.fit(3, method=inference, **options).report.steps == 3
     step = inference.session.prepared.loop._step
     assert type(step.maker.linker) is PerformLinker
-    with pytest.raises(ValueError, match="compile_kwargs are for PyTensor's own backends"):
+    with pytest.raises(ValueError, match="compile_kwargs, and modes for JAX of one's own"):
         vix.fit(3, convergence=None, model=conjugate, compile_kwargs={"profile": True}, **QUIET)
 
 
@@ -315,6 +315,21 @@ def test_compile_kwargs_choose_a_pytensor_mode(conjugate):
         ({"callbacks": [3]}, TypeError, "A callback is called as"),
         ({"method": "svgd", "start_sigma": {"mu": 1.0}}, NotImplementedError, '"advi" only'),
         ({"method": "svgd", "inf_kwargs": {"n_particles": 1}}, ValueError, "from 2, not 1"),
+        ({"obj_nmc": 2}, TypeError, "no option 'obj_nmc': did you mean 'obj_n_mc'"),
+        ({"call_backs": []}, TypeError, "no option 'call_backs': did you mean 'callbacks'"),
+        ({"zzz": 1}, TypeError, "no option 'zzz': it has callbacks, compile_kwargs"),
+        ({"fn_kwargs": {}, "compile_kwargs": {"profile": True}}, TypeError, "`fn_kwargs` is the"),
+        ({"start": {"nu": 1.0}}, KeyError, "variable in `start` 'nu': the known ones are mu"),
+        ({"start": {"mu": [1.0, 2.0]}}, ValueError, r"mu the shape \(2,\), and the model \(\)"),
+        ({"start": {"nu": 1.0}, "method": "bam"}, ValueError, "variable in `start` 'nu'"),
+        ({"start_sigma": {"nu": 1.0}}, ValueError, "in `start_sigma` 'nu': the known ones are mu"),
+        ({"start_sigma": {"mu": [1.0, 2.0]}}, ValueError, r"mu the shape \(2,\), and on the"),
+        ({"start_sigma": {"mu": 0.0}}, ValueError, "standard deviations, and that of mu is 0"),
+        (
+            {"backend": "numba", "compile_kwargs": {"mode": "CVM"}},
+            ValueError,
+            "which is c's, ask for different backends: leave one of them out",
+        ),
     ],
 )
 def test_bad_options(conjugate, options, error, message):
@@ -343,7 +358,9 @@ def test_discrete_variables_are_named(method):
         pm.Poisson("count", 3.0)
         pm.Bernoulli("flag", 0.5)
         pm.Normal("x")
-    with pytest.raises(ParametrizationError, match="count, flag are discrete"):
+    with pytest.raises(
+        ParametrizationError, match="Discrete variables are not supported by VI: count, flag"
+    ):
         vix.fit(5, convergence=None, method=method, model=model, **QUIET)
 
 
@@ -355,9 +372,63 @@ def test_model_without_free_variables(method):
         vix.fit(5, convergence=None, method=method, model=model, **QUIET)
 
 
-def test_unknown_options_reach_pymc(conjugate):
-    with pytest.raises(TypeError, match="obj_optimiser"):
-        vix.fit(5, convergence=None, model=conjugate, obj_optimiser=None, **QUIET)
+@pytest.mark.parametrize("fit", [vix.fit, vix.ADVI.fit], ids=["fit", "method"])
+def test_unknown_options_show_at_once(conjugate, fit):
+    """None is a value as any other: the word is wrong."""
+    options = {"model": conjugate} if fit is vix.fit else {"self": vix.ADVI(model=conjugate)}
+    with pytest.raises(TypeError, match="no option 'obj_optimiser': did you mean 'obj_optimizer'"):
+        fit(n=5, obj_optimiser=None, **options, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("backend", "mode", "ran"),
+    [
+        ("auto", "NUMBA", "numba"),
+        ("numba", "NUMBA", "numba"),
+        (None, "JAX", "jax"),
+        ("auto", PYTHON, "python"),
+        ("c", "CVM", "c"),
+    ],
+)
+def test_a_mode_names_the_backend(conjugate, backend, mode, ran):
+    approx = vix.fit(
+        2,
+        convergence=None,
+        model=conjugate,
+        backend=backend,
+        compile_kwargs={"mode": mode},
+        progressbar=False,
+    )
+    assert approx.report.backend == ran
+
+
+def test_pymcs_old_name_of_compile_kwargs(conjugate):
+    with pytest.warns(DeprecationWarning, match="use `compile_kwargs`"):
+        approx = vix.fit(
+            2,
+            convergence=None,
+            model=conjugate,
+            fn_kwargs={"mode": PYTHON},
+            progressbar=False,
+        )
+    assert approx.report.backend == "python"
+
+
+@pytest.mark.parametrize(("score", "losses"), [(None, 5), (True, 5), (False, 0)])
+def test_losses_are_recorded_unless_declined(conjugate, score, losses):
+    approx = vix.fit(5, convergence=None, model=conjugate, score=score, **QUIET)
+    assert len(approx.hist) == losses
+
+
+def test_starting_scales_by_either_name():
+    """PyMC ignores those of a transformed variable's own name."""
+    with pm.Model() as model:
+        pm.Normal("x", shape=(2, 2))
+        pm.HalfNormal("s")
+    for name in ("s", "s_log__"):
+        sigmas = {"x": np.arange(1.0, 5.0).reshape(2, 2), name: 0.1}
+        std = vix.ADVI(model=model, start_sigma=sigmas).approx.std.eval()
+        np.testing.assert_allclose(std, [1.0, 2.0, 3.0, 4.0, 0.1], rtol=1e-6)
 
 
 def test_nan_parameters_of_every_shape():

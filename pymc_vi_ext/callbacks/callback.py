@@ -94,7 +94,7 @@ class Callback(callbacks.Callback):
     def __call__(self, approx: Approximation, losses: Losses, i: int) -> None:
         """Do the work of step `i`, if it is due."""
         if i <= self._last:
-            self.clear()
+            self._begin_again()
         if not self._due(i):
             return
         steps = i - self._last
@@ -172,6 +172,10 @@ class Callback(callbacks.Callback):
                 f"The state of a {type(self).__name__} consists of {', '.join(names)}, "
                 f"not of {', '.join(state) or 'nothing'}."
             )
+
+    def _begin_again(self) -> None:
+        """Begin another fit; what is kept of those before is the subclass's choice."""
+        self.clear()
 
     def _due(self, i: int) -> bool:
         return i % self.every == 0

@@ -439,6 +439,7 @@ class StagedStop(Rule):
 
     def _begin_average(self, state: FitState, i: int) -> None:
         """Begin the last average, where it costs next to nothing."""
+        assert self._best is not None
         left = (state.end - i) // _LONG * _LONG
         steps = int(min(_MOST_WORK / (state.work + _FIXED_WORK), _MOST_AVERAGED, left))
         if self.accuracy is None or steps < _FEWEST_BLOCKS * _LONG or not _has_moments(state):

@@ -11,7 +11,7 @@ import xarray as xr
 from pymc.model import Model
 from pymc.variational.opvi import Approximation
 
-from pymc_vi_ext.callbacks._signatures import call, number_of_arguments
+from pymc_vi_ext.callbacks._signatures import call, numbers_of_arguments
 from pymc_vi_ext.callbacks.callback import Callback, Losses
 from pymc_vi_ext.options import whole_number
 from pymc_vi_ext.upstream import layout
@@ -21,6 +21,7 @@ class Tracker(Callback):
     """Record the values of functions every few steps.
 
     PyMC's callback of that name with a rhythm, the steps, a bounded length, a Dataset and a figure.
+    Like PyMC's it keeps what it has over several fits, until :meth:`clear`.
 
     Parameters
     ----------
@@ -31,8 +32,9 @@ class Tracker(Callback):
         twice as many steps lie between two.
     **statistics
         By name, functions of no argument or of ``(approx, losses, i)``, told apart by their
-        signature; a function that can be called without arguments is. Their values are numbers,
-        arrays, or dictionaries of these by variable.
+        signature. One that takes either, or does not tell (``time.time``), is called without
+        arguments, and with them if that fails. Their values are numbers, arrays, or dictionaries
+        of these by variable.
 
     Attributes
     ----------
@@ -46,8 +48,7 @@ class Tracker(Callback):
     ValueError
         If `every` is not a whole number from 1, or `max_length` not one from 2.
     TypeError
-        If a statistic is no function, takes other arguments, or hides its signature (as
-        ``time.time`` does: write ``lambda: time.time()``).
+        If a statistic is no function, or takes other arguments.
 
     Examples
     --------
@@ -69,7 +70,7 @@ class Tracker(Callback):
         self.max_length = whole_number("max_length", max_length, least=2)
         self.whatchdict = statistics
         self._counts = {
-            name: number_of_arguments(function, (0, 3), f"The statistic {name!r}")
+            name: numbers_of_arguments(function, (0, 3), f"The statistic {name!r}")
             for name, function in statistics.items()
         }
         self._approx: Approximation | None = None
@@ -81,24 +82,40 @@ class Tracker(Callback):
 
     @property
     def steps(self) -> np.ndarray:
-        """Steps of the records, of shape (records,)."""
+        """Steps of the records, of shape (records,); those of a next fit are counted on."""
         return np.array(self._steps, dtype=np.int64)
 
     def _begin(self) -> None:
         self.hist: dict[str, list[Any]] = {name: [] for name in self.whatchdict}
         self._steps: list[int] = []
         self._stride = 1
+        self._before = 0
+
+    def _begin_again(self) -> None:
+        self._before += self._last
+        self._last = 0
 
     def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
         self._approx = approx
-        if i % (self.every * self._stride):
+        step = self._before + i
+        if step % (self.every * self._stride):
             return
-        for name, function in self.whatchdict.items():
-            value = call(function, self._counts[name], (approx, losses, i))
-            self.hist[name].append(value)
-        self._steps.append(i)
+        for name in self.whatchdict:
+            self.hist[name].append(self._value(name, (approx, losses, i)))
+        self._steps.append(step)
         if len(self._steps) > self.max_length:
             self._thin()
+
+    def _value(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        function, counts = self.whatchdict[name], self._counts[name]
+        try:
+            return call(function, counts[0], arguments)
+        except Exception:
+            if len(counts) == 1:
+                raise
+        value = call(function, counts[1], arguments)
+        self._counts[name] = counts[1:]
+        return value
 
     def _thin(self) -> None:
         self._stride *= 2
@@ -206,7 +223,7 @@ class Tracker(Callback):
             else:
                 self.hist[name] = list(values)
 
-    _saved = ("steps", "stride")
+    _saved = ("steps", "stride", "before")
 
     def _arrays(self) -> dict[tuple[str, str | None], np.ndarray]:
         """Return the records stacked, by statistic and, for dictionaries, key."""

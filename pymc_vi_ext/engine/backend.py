@@ -5,6 +5,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pytensor.compile.mode import JAX, Mode, get_mode
+from pytensor.link.c.basic import CLinker, OpWiseCLinker
+from pytensor.link.jax.linker import JAXLinker
+from pytensor.link.numba.linker import NumbaLinker
+from pytensor.link.vm import VMLinker
+
 from pymc_vi_ext.engine.program import StepProgram
 from pymc_vi_ext.errors import UnknownNameError, warn
 
@@ -35,6 +41,19 @@ class Loop(Protocol):
         """Bring the shared variables up to date; optimizer and generators only where asked."""
 
 
+def backend_of(mode: Mode) -> str:
+    """Return the backend that PyTensor compiles with in `mode`: one of `BACKENDS`, or "python"."""
+    linker = mode.linker
+    if isinstance(linker, NumbaLinker):
+        return "numba"
+    if isinstance(linker, JAXLinker):
+        return "jax"
+    compiled = isinstance(linker, CLinker | OpWiseCLinker)
+    if isinstance(linker, VMLinker):
+        compiled = linker.c_thunks is not False
+    return "c" if compiled else "python"
+
+
 def make_loop(
     program: StepProgram,
     backend: str | None = "auto",
@@ -48,12 +67,15 @@ def make_loop(
     backend : {"auto", "jax", "numba", "c"}, optional
         "auto" (also None) takes JAX, and numba for a model with an Op that JAX lacks.
     compile_kwargs : mapping, optional
-        For :func:`pytensor.function`; asks for a PyTensor backend.
+        For :func:`pytensor.function`; asks for a PyTensor backend, or for the one of its ``mode``.
 
     Raises
     ------
     UnknownNameError
         If there is no such backend.
+    ValueError
+        If ``mode`` is of another backend than `backend`, or there are other `compile_kwargs` for
+        JAX.
     UnsupportedOpError
         With ``backend="jax"``, if the model has an Op that JAX cannot run.
 
@@ -65,6 +87,19 @@ def make_loop(
     backend = (backend or "auto").lower()
     if backend not in BACKENDS:
         raise UnknownNameError("backend", backend, BACKENDS)
+    compile_kwargs = dict(compile_kwargs or {})
+    if "mode" in compile_kwargs:
+        mode = get_mode(compile_kwargs["mode"])
+        named = backend_of(mode)
+        if backend not in ("auto", named):
+            raise ValueError(
+                f'backend="{backend}" and compile_kwargs["mode"], which is {named}\'s, ask for '
+                "different backends: leave one of them out."
+            )
+        backend = named
+        if mode is JAX:
+            # What the loop compiles with anyway.
+            del compile_kwargs["mode"]
     if backend == "jax" or (backend == "auto" and not compile_kwargs):
         # Imported on use: JAX takes half a second and sets its own global state.
         from pymc_vi_ext.engine.jax_loop import JaxLoop
@@ -72,7 +107,8 @@ def make_loop(
 
         if compile_kwargs:
             raise ValueError(
-                'compile_kwargs are for PyTensor\'s own backends: pass backend="numba" or "c".'
+                "compile_kwargs, and modes for JAX of one's own, are for PyTensor's functions, "
+                'which this backend does not make: pass backend="numba" or "c".'
             )
         try:
             return JaxLoop(program)

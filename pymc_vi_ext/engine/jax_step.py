@@ -13,6 +13,7 @@ from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.op import Op
 from pytensor.graph.replace import clone_replace
 from pytensor.graph.rewriting.basic import node_rewriter
+from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.tensor.basic import Split
 from pytensor.tensor.blockwise import Blockwise
 from pytensor.tensor.elemwise import DimShuffle
@@ -23,7 +24,7 @@ from pytensor.tensor.type import TensorType
 
 from pymc_vi_ext.engine.checks import drop_sure_conditions
 from pymc_vi_ext.engine.program import StepProgram
-from pymc_vi_ext.engine.shapes import with_static_shapes
+from pymc_vi_ext.engine.shapes import lengths_of_values, with_static_shapes
 from pymc_vi_ext.upstream import (
     DIAGONAL_PRODUCTS,
     SELECTION_PRODUCTS,
@@ -96,7 +97,9 @@ def jax_step(program: StepProgram) -> JaxStep:
     arrays = [v for v in program.data if not gives_shape(v)]
     inputs = {v: _static_input(v) for v in [*program.state, *arrays]}
     values = {v: v.type.constant_type(v.type, v.get_value()) for v in static}
-    outputs = clone_replace(program.outputs, replace=inputs | values, rebuild_strict=False)
+    spread = dfs_rewriter(lengths_of_values)
+    outputs = rewrite_graph(program.outputs, include=(), custom_rewrite=spread, clone=True)
+    outputs = clone_replace(outputs, replace=inputs | values, rebuild_strict=False)
     graph = FunctionGraph(list(inputs.values()), with_static_shapes(outputs), clone=True)
     drop_sure_conditions(graph)
     program.mode("JAX").excluding(*_SLOW_REWRITES).optimizer.rewrite(graph)

@@ -25,7 +25,8 @@ class PyTensorLoop:
     Parameters
     ----------
     program : StepProgram
-    backend : {"numba", "c"}
+    backend : str
+        "numba" or "c"; with a ``mode``, what it is called in reports.
     compile_kwargs : mapping, optional
         For :func:`pytensor.function`; a ``mode`` there takes the place of the backend's.
 
@@ -42,7 +43,7 @@ class PyTensorLoop:
         compile_kwargs: Mapping[str, Any] | None = None,
     ):
         kwargs = dict(compile_kwargs or {})
-        mode = kwargs.pop("mode", _MODES[backend])
+        mode = kwargs.pop("mode", None) or _MODES[backend]
         self.backend = backend
         started = time.perf_counter()
         with building():

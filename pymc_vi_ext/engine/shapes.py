@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytensor.tensor as pt
 
-from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.rewriting.basic import node_rewriter
 from pytensor.graph.traversal import toposort
 from pytensor.scan.op import Scan
+from pytensor.tensor.basic import Alloc
 from pytensor.tensor.shape import Shape, Shape_i
 
 from pymc_vi_ext.upstream import HasInnerGraph, infer_static_shape, share_notes
@@ -38,6 +39,27 @@ def with_static_shapes(outputs: Sequence[Variable]) -> list[Variable]:
                 _, shape = infer_static_shape(list(fresh.shape))
                 new[old] = pt.specify_shape(fresh, shape)
     return [new.get(v, v) for v in outputs]
+
+
+@node_rewriter([Alloc])
+def lengths_of_values(fgraph: Any, node: Apply) -> list[Variable] | None:
+    """Let a value that is repeated keep the lengths it has.
+
+    PyMC spreads the log density of an observed variable over its dims, which minibatches are
+    shorter than. A length other than 1 can only be spread to itself.
+    """
+    value, *lengths = node.inputs
+    new = len(lengths) - value.type.ndim
+    kept = [*(None for _ in range(new)), *value.type.shape]
+    lengths = [
+        pt.constant(known, dtype="int64")
+        if known not in (None, 1) and not isinstance(length, Constant)
+        else length
+        for known, length in zip(kept, lengths, strict=True)
+    ]
+    if lengths == node.inputs[1:]:
+        return None
+    return [pt.alloc(value, *lengths)]
 
 
 @node_rewriter([Shape, Shape_i])

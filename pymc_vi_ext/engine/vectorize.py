@@ -75,7 +75,7 @@ class _VectorizedSampling:
         return super().to_flat_input(node, more_replacements=more_replacements)  # type: ignore[misc]
 
     def symbolic_sample_over_posterior(self, node: Any, more_replacements: Any = None) -> Any:
-        flat = self.to_flat_input(node)  # type: ignore[attr-defined]
+        flat = self.to_flat_input(node)
         outputs = list(flat) if isinstance(flat, Sequence) else [flat]
         batched = {
             group.input: pt.specify_shape(random, (None, group.ddim))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytensor
 import pytensor.tensor as pt
 
@@ -99,7 +100,7 @@ class SteinOperator(KSD):
         Counter of the steps, first power of the posterior, and steps until it is 1; see
         :meth:`tempered`.
     variance_ratio : SharedVariable
-        Variance of the particles over the posterior's, after each step.
+        Variance of the particles over the posterior's, after each step; NaN before the first.
     probe : Probe
         Of the log density at the particles, whose gradient the direction is made of.
     """
@@ -115,7 +116,7 @@ class SteinOperator(KSD):
             raise UnknownNameError("preconditioner", preconditioner, (*PRECONDITIONERS, None))
         super().__init__(approx, temperature=temperature)
         self.preconditioner = preconditioner
-        self.variance_ratio = pytensor.shared(floatX(1.0), "variance_ratio")
+        self.variance_ratio = pytensor.shared(floatX(np.nan), "variance_ratio")
         self.probe = Probe(approx.params)
 
     def __call__(self, f: Any) -> SteinObjective:

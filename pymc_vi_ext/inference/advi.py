@@ -8,6 +8,7 @@ import pymc as pm
 
 from pymc.variational import inference
 
+from pymc_vi_ext.inference._start_values import flat_sigmas
 from pymc_vi_ext.inference.base import EngineMethod, continuous_model
 from pymc_vi_ext.method import NoOptions
 from pymc_vi_ext.objectives import PathELBO
@@ -24,12 +25,14 @@ class ADVI(EngineMethod, inference.ADVI):
     ----------
     {parameters}
     start_sigma : dict of str to array, optional
-        Starting standard deviations, on the unconstrained space.
+        Starting standard deviations, on the unconstrained space, by name of the variables.
 
     Raises
     ------
     TypeError
         If the model has no free variables.
+    ValueError
+        If `start` or `start_sigma` names no variable, or gives one another shape.
     ParametrizationError
         If a free variable is discrete.
 
@@ -58,10 +61,9 @@ class ADVI(EngineMethod, inference.ADVI):
         **options: Any,
     ):
         self.options = NoOptions.bind(self.name, given, options)
-        model = continuous_model(model, self.name)
+        model = continuous_model(model, self.name, start)
         with python_only():
-            super().__init__(
-                model=model, random_seed=random_seed, start=start, start_sigma=start_sigma
-            )
+            sigmas = flat_sigmas(start_sigma, model)
+            super().__init__(model=model, random_seed=random_seed, start=start, start_sigma=sigmas)
         self.objective = PathELBO(self.approx)(None)
         self.seed = random_seed

@@ -29,7 +29,12 @@ from pymc_vi_ext.options import Options as AnyOptions
 from pymc_vi_ext.options import option
 from pymc_vi_ext.probe import Probe
 from pymc_vi_ext.python_only import python_only
-from pymc_vi_ext.upstream import ObjectiveFunction, ObjectiveUpdates, ParametrizationError
+from pymc_vi_ext.upstream import (
+    ObjectiveFunction,
+    ObjectiveUpdates,
+    ParametrizationError,
+    collect_default_updates,
+)
 
 # Draws a step, and for comparing starts.
 _BATCH, _DRAWS_AT_THE_START = 32, 64
@@ -175,11 +180,17 @@ class BaM(EngineMethod, Inference):
 
     Each step draws a batch from the Gaussian, and moves it to the one whose score function is
     nearest to the posterior's at these draws, less a Kullback-Leibler penalty for moving far. The
-    step has a closed form and no learning rate. For a Gaussian posterior a few steps are enough,
-    whatever its conditioning; every step costs :math:`O(d^3)`, and with `rank` only :math:`O(d)`.
+    step has a closed form and no learning rate. Every step costs :math:`O(d^3)`, and with `rank`
+    only :math:`O(d)`.
 
     It starts at the mode, with the curvature there, where a mode is found and its ELBO is above
-    that of the usual start; not with a `start` of the user's.
+    that of the usual start; a Gaussian posterior is found so whatever its conditioning. Not with a
+    `start` of the user's, and from far away the steps do not arrive. On Gaussians of ten
+    correlated variables, all as many standard deviations off, a start 10 away takes 12 steps at
+    condition :math:`10^2`, 2,200 at :math:`10^4`, and has not arrived after 3,000 at
+    :math:`10^6`; one 100 or 1,000 away never arrived. Leave out `start` there, or give
+    ``start="laplace"`` or ``"pathfinder"`` to :func:`pymc_vi_ext.fit`; where no mode is found,
+    ``"fullrank_advi"`` goes such ways.
 
     The penalty's weight is :math:`\lambda_t = B d / (1 + t / 50)`, without the `d` at low rank,
     with `B` draws a step (`obj_n_mc`). The default rule stops where averages over two stretches of
@@ -193,6 +204,8 @@ class BaM(EngineMethod, Inference):
     ------
     TypeError
         If the model has no free variables.
+    ValueError
+        If it has minibatches.
     ParametrizationError
         If a free variable is discrete, `rank` is no whole number from 1 to the dimension, or the
         batch has fewer than two draws.
@@ -238,6 +251,11 @@ class BaM(EngineMethod, Inference):
         rank = self.options.rank
         model = continuous_model(model, self.name)
         with python_only():
+            if collect_default_updates(outputs=[model.logp()]):
+                raise ValueError(
+                    "BaM needs the same data at every step, since it matches scores exactly, those "
+                    "of minibatches too: build the model without Minibatch, or use FullRankADVI."
+                )
             if rank is None:
                 approx = FullRank(model=model, random_seed=random_seed, start=start)
             else:
@@ -258,7 +276,7 @@ class BaM(EngineMethod, Inference):
         """
         [group] = self.approx.groups
         density = LogDensity(group.model)
-        mode = None if density.random else find_mode(density, density.start)
+        mode = find_mode(density, density.start)
         if mode is None:
             return
         mode = within_reach(density, mode)

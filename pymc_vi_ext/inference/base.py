@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from pymc_vi_ext.approximations import OneGroup
 from pymc_vi_ext.callbacks import Rule, StagedStop
 from pymc_vi_ext.engine import GrowingLoop, GrowingProgram, StepProgram, make_loop
 from pymc_vi_ext.errors import warn
+from pymc_vi_ext.inference._start_values import check_start
 from pymc_vi_ext.loop import Call, fit_method, refine_method
 from pymc_vi_ext.method import PYMC_OPTIONS, Method, Prepared, Request
 from pymc_vi_ext.minibatches import (
@@ -81,8 +83,12 @@ class LoopMethod(Method):
             include_transformed=include_transformed,
             random_seed=random_seed,
         )
-        options.setdefault("convergence", self.default_convergence)
-        return fit_method(self, n, call, score=score, backend=backend, **options)
+        convergence = options.pop("convergence", self.default_convergence)
+        names = [*inspect.signature(self.fit).parameters, "convergence"]
+        options = known_options(options, names)
+        return fit_method(
+            self, n, call, score=score, backend=backend, convergence=convergence, **options
+        )
 
     def refine(
         self, n: int, progressbar: bool = True, progressbar_theme: Any = default_progress_theme
@@ -217,6 +223,44 @@ class EngineMethod(LoopMethod):
         return objective.operator(self.approx)(None)
 
 
+def known_options(options: Mapping[str, Any], arguments: Iterable[str]) -> dict[str, Any]:
+    """Return the keywords of a fit by their present names.
+
+    Parameters
+    ----------
+    options : mapping of str
+        Keywords that the fit's signature does not name.
+    arguments : iterable of str
+        Those it names.
+
+    Raises
+    ------
+    TypeError
+        If a keyword is unknown, naming the nearest there is.
+
+    Warns
+    -----
+    DeprecationWarning
+        If it has PyMC's old name.
+    """
+    renamed = dict(options)
+    old = renamed.pop("fn_kwargs", None)
+    if old is not None:
+        if renamed.get("compile_kwargs") is not None:
+            raise TypeError("`fn_kwargs` is the old name of `compile_kwargs`: leave it out.")
+        warn("`fn_kwargs` is deprecated: use `compile_kwargs`.", DeprecationWarning)
+        renamed["compile_kwargs"] = old
+    known = EngineMethod.accepts
+    for name in renamed:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted({*known, *arguments}), n=1)
+            raise TypeError(
+                f"A fit has no option {name!r}: "
+                + (f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}.")
+            )
+    return renamed
+
+
 class FamilyMethod(EngineMethod, KLqp):
     """ADVI over one group of a family: minimises the negative ELBO.
 
@@ -232,7 +276,7 @@ class FamilyMethod(EngineMethod, KLqp):
         **options: Any,
     ):
         self.options = type(self).Options.bind(self.name, given, options)
-        model = continuous_model(model, self.name)
+        model = continuous_model(model, self.name, start)
         with python_only():
             group = self.group(model.free_RVs, model, random_seed, start)
             super().__init__(OneGroup(group))
@@ -309,8 +353,8 @@ def method_of(inference: Inference) -> Method:
     return adopted
 
 
-def continuous_model(model: pm.Model | None, method: str) -> pm.Model:
-    """Return `model`, or the one on the context, if `method` can fit it.
+def continuous_model(model: pm.Model | None, method: str, start: Any = None) -> pm.Model:
+    """Return `model`, or the one on the context, if `method` can fit it from `start`.
 
     Raises
     ------
@@ -318,6 +362,8 @@ def continuous_model(model: pm.Model | None, method: str) -> pm.Model:
         If the model has no free variables.
     ParametrizationError
         If a free variable is discrete, naming it.
+    ValueError
+        If `start` names no variable of the model, or gives one another shape.
     """
     model = modelcontext(model)
     if not model.free_RVs:
@@ -328,8 +374,8 @@ def continuous_model(model: pm.Model | None, method: str) -> pm.Model:
     discrete = [rv.name for rv in model.free_RVs if rv.type.dtype in discrete_types]
     if discrete:
         raise ParametrizationError(
-            f"{method} needs continuous variables, and {', '.join(discrete)} "
-            f"{'is' if len(discrete) == 1 else 'are'} discrete: marginalise "
-            "(pymc_extras.marginalize) or use pm.sample."
+            f"Discrete variables are not supported by VI: {', '.join(discrete)}. {method} needs "
+            "continuous ones: marginalise (pymc_extras.marginalize) or use pm.sample."
         )
+    check_start(start, model)
     return model

@@ -56,7 +56,7 @@ class GroupedADVI(EngineMethod, KLqp):
         random_seed: int | None = None,
         start: Any = None,
     ):
-        model = continuous_model(model, "ADVI")
+        model = continuous_model(model, "ADVI", start)
         blocks = _blocks(groups, model)
         with python_only():
             made = [

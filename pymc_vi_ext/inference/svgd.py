@@ -22,8 +22,10 @@ from pymc_vi_ext.options import option
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.upstream import ObjectiveFunction
 
-# Of the posterior's variance; with less the particles are said to have collapsed.
-_LEAST_VARIANCE = 0.5
+# Of the posterior's variance; with less the particles are said to have collapsed. On standard
+# Gaussians, 200 particles end at .95 of it in 2 dimensions and at .50 in 10; 50 particles at .87 in
+# 2, .3 to .4 in 10 and .08 in 50.
+_LEAST_VARIANCE = 0.7
 
 
 class SteinMethod(EngineMethod):
@@ -52,7 +54,7 @@ class SVGDOptions(AnyOptions):
         None,
         "Metric in which the kernel measures and the particles move: the Fisher information, by "
         "the covariances of particles and scores, or the mean negative Hessian with its "
-        "eigenvalues made positive. The rates that suit one are those of pm.sgd, near 0.5.",
+        "eigenvalues made positive. The rates that suit one are near pm.sgd(learning_rate=0.5).",
     )
     temperature: float = option(1.0, "Divides the density's part of the direction.", gt=0)
 
@@ -68,8 +70,13 @@ class SVGD(SteinMethod, inference.SVGD):
 
     Where kernel matrices would be large (from some 3,000 particles on) they are made in blocks.
     ``objective=Tempered(...)`` anneals: the density's part of the direction rises from a fraction
-    to all of it. The fit warns where the particles' variance ends at less than half the
-    posterior's, by Stein's identity :math:`E\, (x - m)^T \nabla \log p = -d`.
+    to all of it.
+
+    That particles stand still says that the direction is nothing where they are, and not how near
+    they are to the posterior. Separate modes keep the particles that began near them, whatever
+    their masses, and few particles in many dimensions are too close together. The latter shows:
+    by Stein's identity :math:`E\, (x - m)^T \nabla \log p = -d`, and what it is of the particles
+    is in ``report.evidence``, as their variance over the posterior's. The fit warns below .7.
 
     Parameters
     ----------
@@ -120,7 +127,7 @@ class SVGD(SteinMethod, inference.SVGD):
         **options: Any,
     ):
         self.options = SVGDOptions.bind(self.name, given, options)
-        model = continuous_model(model, self.name)
+        model = continuous_model(model, self.name, start)
         with python_only():
             super().__init__(
                 n_particles=self.options.n_particles,
@@ -141,12 +148,16 @@ class SVGD(SteinMethod, inference.SVGD):
         histogram.set_value(value + floatX(noise))
 
     def conclude(self, ending: Ending) -> Conclusion:
-        """Warn where the particles' variance is less than half the posterior's."""
+        """Say what particles that stand still do not tell, and warn where they have collapsed."""
         ratio = float(self.objective.op.variance_ratio.get_value())
-        if not ratio < _LEAST_VARIANCE:
+        if np.isnan(ratio):
             return Conclusion()
+        variance = f"by Stein's identity their variance is {ratio:.2g} of the posterior's"
+        evidence = f"particles, whose share in separate modes nothing here checks; {variance}"
+        if ratio >= _LEAST_VARIANCE:
+            return Conclusion(evidence)
         return Conclusion(
-            warning=f"The particles have collapsed: by Stein's identity their variance is "
-            f'{ratio:.2g} of the posterior\'s. Take more n_particles, kernel="linear_rbf", or a '
-            "method with a density."
+            evidence,
+            f"The particles have collapsed: {variance}. Take more n_particles, "
+            'kernel="linear_rbf", or a method with a density.',
         )

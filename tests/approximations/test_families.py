@@ -109,7 +109,7 @@ def losses_and_parameters(name, backend, steps=3):
     return losses, [p.get_value() for p in approx.params]
 
 
-BACKENDS = {"jax": ("jax",), "numba": ("numba",), "python": ("c", {"mode": "FAST_COMPILE"})}
+BACKENDS = {"jax": ("jax",), "numba": ("numba",), "python": ("auto", {"mode": "FAST_COMPILE"})}
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -379,7 +379,7 @@ TRACKER = Tracker(score=lambda: 0.0)
         (lambda: Tracker(max_length=1), ValueError, "`max_length` must be a whole number from 2"),
         (lambda: Tracker(x=3), TypeError, r"The statistic 'x' must be a function of \(\) or"),
         (lambda: Tracker(x=loss), TypeError, r"not of \(approx, losses\)"),
-        (lambda: Tracker(x=map), TypeError, "does not tell which arguments it takes: wrap it"),
+        (lambda: EarlyStopping(map), TypeError, "does not tell which arguments it takes: wrap it"),
         (lambda: TrackerLogger(Store(), "run", every=0), ValueError, "`every` must be"),
         (
             lambda: WallTime(1).load_state_dict({"last": 1}),

@@ -1,6 +1,7 @@
 """The Tracker: PyMC's interface, and what it has more."""
 
 import json
+import time
 
 import numpy as np
 import pymc as pm
@@ -87,11 +88,17 @@ def test_a_restart(fitted):
         other.load_state_dict({})
 
 
-def test_a_second_fit_starts_anew():
-    tracker = record(Tracker(every=2, x=lambda a, h, i: i), [2, 4, 6])
-    assert record(tracker, [2])["x"] == [2]
+def test_several_fits_follow_each_other():
+    """As in PyMC's, whose losses of several fits follow each other too."""
+    tracker = record(Tracker(every=2, x=lambda a, h, i: i), [*range(1, 7), *range(1, 4)])
+    assert tracker["x"] == [2, 4, 6, 2]
+    assert tracker.steps.tolist() == [2, 4, 6, 8]
+    resumed = Tracker(every=2, x=lambda a, h, i: i)
+    resumed.load_state_dict(tracker.state_dict())
+    assert record(resumed, [4]).steps.tolist() == [2, 4, 6, 8, 10]
     tracker.clear()
-    assert tracker["x"] == []
+    assert (tracker["x"], tracker.steps.tolist()) == ([], [])
+    assert record(tracker, [2]).steps.tolist() == [2]
 
 
 def test_bounded_memory():
@@ -111,9 +118,16 @@ def test_signatures_decide():
         default=lambda factor=2: factor,
         bound=Statistic(),
         optional=lambda approx, losses=None, i=None: i,
+        any=lambda *given: given[2],
     )
-    tracker(None, None, 1)
-    assert [tracker[name][0] for name in tracker.whatchdict] == ["none", "three", 2, 1, 1]
+    record(tracker, [1, 2])
+    values = ["none", "three", 2, 1, 1, 1]
+    assert [tracker[name][0] for name in tracker.whatchdict] == values
+
+
+def test_a_function_that_hides_its_signature():
+    tracker = record(Tracker(time=time.time), [1, 2])
+    assert tracker["time"] == sorted(tracker["time"])
 
 
 def test_the_users_own_errors_show():

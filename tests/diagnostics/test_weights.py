@@ -56,8 +56,29 @@ def test_khat_of_a_wider_approximation_is_low_and_grows_as_it_narrows():
     assert khat(gaussian(0.4)) > khat(gaussian(0.7)) > khat(gaussian(1.5))
 
 
-def test_khat_of_weights_that_are_no_numbers_is_infinite():
-    assert khat(weighted([np.nan, 1.0], [0.0, 0.0])) == np.inf
+NOISE = np.random.default_rng(1).normal(size=400)
+
+
+@pytest.mark.parametrize(
+    ("lp", "expected"),
+    [
+        ([np.nan, 1.0], np.inf),
+        ([np.inf, 1.0], np.inf),
+        (np.full(300, -np.inf), np.inf),
+        (1e4 * NOISE, np.inf),
+        (np.zeros(300), -np.inf),
+        (1e3 + 1e-13 * NOISE, -np.inf),
+        (np.r_[np.zeros(100), np.full(300, -np.inf)], -np.inf),
+    ],
+    ids=["nan", "inf", "all 0", "one above all", "equal", "equal but for rounding", "equal or 0"],
+)
+def test_khat_at_its_limits(lp, expected):
+    assert khat(weighted(lp, np.zeros(len(lp)))) == expected
+
+
+def test_draws_of_weight_0_count_for_nothing():
+    some = weighted(np.r_[NOISE, np.full(50, -np.inf)], np.zeros(450))
+    assert khat(some) == khat(weighted(NOISE, np.zeros(400)))
 
 
 def test_elbo_of_a_single_draw_has_no_error():
@@ -70,9 +91,8 @@ def test_elbo_of_a_single_draw_has_no_error():
     ("lp", "message"),
     [
         (np.arange(24.0), "at least 25 draws, not of 24"),
-        (np.zeros(300), "largest weights are all equal"),
-        (np.full(300, -np.inf), "largest weights are all equal"),
-        (np.r_[np.arange(10.0), np.full(290, -np.inf)], "The 51 largest weights are too few"),
+        (np.r_[np.arange(10.0), np.full(290, -np.inf)], "not of 10, besides 290 of weight 0"),
+        (np.r_[1.0, np.zeros(299)], "Of the 51 largest weights too many are equal"),
     ],
 )
 def test_khat_without_a_tail_says_so(lp, message):

@@ -26,7 +26,7 @@ def gaussian(mean=MEAN, cov=COV):
 
 
 @pytest.mark.parametrize("rank", [None, 3])
-@pytest.mark.parametrize("backend", [("jax",), ("numba",), ("c", {"mode": "FAST_COMPILE"})])
+@pytest.mark.parametrize("backend", [("jax",), ("numba",), ("auto", {"mode": "FAST_COMPILE"})])
 def test_the_posterior_is_a_fixed_point_for_any_batch(backend, rank):
     """E6: at (mean, cov) a step with any draws goes nowhere, and the loss is -log Z = 0."""
     inference = vix.BaM(rank, model=gaussian())
@@ -226,3 +226,14 @@ def test_bad_options(options, error, message):
 def test_steps_that_run_out_warn():
     with pytest.warns(UserWarning, match="all of its 8 steps before it converged"):
         vix.fit(8, "bam", model=gaussian(), random_seed=1, **QUIET)
+
+
+@pytest.mark.parametrize("options", [{}, {"start": {"mu": 0.0}}, {"rank": 1}])
+def test_minibatches_are_refused(options):
+    """Matched scores of another batch at every step lead nowhere."""
+    with pm.Model() as model:
+        mu = pm.Normal("mu")
+        batch = pm.Minibatch(np.ones(50), batch_size=5)
+        pm.Normal("y", mu, observed=batch, total_size=50)
+    with pytest.raises(ValueError, match="BaM needs the same data at every step"):
+        vix.BaM(model=model, **options)

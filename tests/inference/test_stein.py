@@ -1,5 +1,7 @@
 """Kernels of Stein variational methods."""
 
+import re
+
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
@@ -224,6 +226,20 @@ def test_tempered_particles_find_both_modes():
     plain, tempered = shares.values()
     assert plain == 0
     assert 0.3 < tempered < 0.7
+
+
+def test_the_report_says_what_it_cannot_know():
+    """A tenth of the mass is in the left mode, and half of the particles stay there."""
+    with pm.Model() as model:
+        components = [pm.Normal.dist(-10.0, 1.0), pm.Normal.dist(10.0, 1.0)]
+        pm.Mixture("x", w=[0.1, 0.9], comp_dists=components)
+    method = vix.SVGD(50, jitter=10.0, model=model, random_seed=1, start={"x": 0.0})
+    assert vix.fit(0, method, convergence=None, **QUIET).report.evidence == ""
+    report = vix.fit(5_000, method, **QUIET).report
+    assert report.converged
+    assert (method.approx.histogram.get_value() < 0).mean() > 0.3
+    assert "share in separate modes nothing here checks" in report.evidence
+    assert re.search(r"variance is (0\.[7-9]\d*|1(\.\d+)?) of the posterior's", report.evidence)
 
 
 def test_collapsed_particles_are_told():
