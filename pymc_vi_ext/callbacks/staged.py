@@ -380,6 +380,9 @@ class StagedStop(Rule):
         points = points + ([] if self._best is None else [self._best])
         most = max(_FEWEST_DRAWS, int(taken * _DRAWS_PART))
         draws = _FEWEST_PASSES if state.reads_all_data else most
+        if state.in_batches:
+            # Whether the rest is lost in the noise of batches, few draws tell.
+            most = draws
         self._draws_seed += 1
         at = state.losses_at(points, min(draws, most), self._draws_seed)
         while at.shape[1] < most and _unclear(at, self.tolerance):
@@ -421,7 +424,9 @@ class StagedStop(Rule):
                     self._fail_when_often(f"stages at lower learning rates lose, {-gain:.2g} nat")
                     both = self._best
                 elif gain < _LEAST_GAIN * self.tolerance:
-                    self._best = both if gain > -error else self._best
+                    # Of two that are as good, that of the smaller rate.
+                    if gain > -(self.tolerance + 2 * error):
+                        self._best = both
                     set_parameters(approx, self._best)
                     self._reached = (
                         f"at {rate:.2g} of the first learning rate the average "
@@ -436,6 +441,9 @@ class StagedStop(Rule):
         state.scale_rate(_RATE_RATIO)
         self._stage += 1
         self._next_stage()
+        if state.reads_all_data:
+            # The last stage of large data is all of its average.
+            self._next_check *= 2
 
     def _begin_average(self, state: FitState, i: int) -> None:
         """Begin the last average, where it costs next to nothing."""
