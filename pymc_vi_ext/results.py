@@ -231,7 +231,7 @@ def _datatree(
     names, sampler, rngs, numbers = approx.datatree_sampler
     reseed_rngs(rngs, random_seed)
     observed = find_observations(model)
-    largest = max(numbers, *(np.size(values) for values in observed.values()))
+    largest = max([numbers, *(np.size(values) for values in observed.values())])
     batch = max(1, min(draws, _NUMBERS_PER_BATCH // largest))
     sizes = [batch] * (draws // batch) + [draws % batch] * (draws % batch > 0)
     batches = [sampler(size) for size in sizes]

@@ -43,7 +43,7 @@ _MOST_FAILURES = 3
 _ROUNDING = 8
 # The last average: steps between two looks, blocks whose spread is its standard error, their least
 # number, and about how many numbers it may read in all.
-_LONG, _BATCHES, _FEWEST_BLOCKS, _MOST_WORK = 250, (4, 8, 16), 16, 2e8
+_LONG, _BATCHES, _FEWEST_BLOCKS, _MOST_WORK = 250, (4, 8, 16), 20, 2e8
 _MOST_AVERAGED = 60_000  # steps
 # Draws of the result, fewest and most, of which none may have an infinite loss; and the tail of
 # their losses, its Pareto k and standard error in nats, from which on they say nothing.
