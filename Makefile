@@ -91,7 +91,7 @@ bench-stopping: $(VENV)/.ready  ## Judge the stopping rules on traces and fits; 
 	$(BIN)/python -W ignore tests/benchmarks/stopping.py --out docs/benchmarks $(BENCH)
 
 bench-rogues: $(VENV)/.ready  ## Fit what is most easily fitted wrong; writes docs/benchmarks
-	$(BIN)/python -W ignore tests/benchmarks/rogues.py --out docs/benchmarks $(BENCH)
+	$(BIN)/python -W ignore tests/benchmarks/gallery.py --out docs/benchmarks $(BENCH)
 
 bench-families: $(VENV)/.ready  ## Judge the families on reference posteriors; writes docs/benchmarks
 	$(BIN)/python -W ignore tests/benchmarks/families.py --out docs/benchmarks $(BENCH)

@@ -47,7 +47,7 @@ class StopReason(enum.Enum):
     CONVERGED = "converged"
     """A rule that looks for convergence found it."""
     STOPPED = "stopped"
-    """Another callback raised StopIteration."""
+    """Another callback raised StopIteration, or a rule that finds that a fit will not converge."""
     INTERRUPTED = "interrupted"
     """The user pressed Ctrl-C, at whatever moment of the fit."""
     NOT_FINITE = "not finite"
@@ -142,8 +142,9 @@ class FitReport:
     starts : tuple of StartResult
         What each start reached, where there were several; this report is that of the best.
     loss : str
-        What ``hist`` holds: "negative ELBO", "KSD" (the kernelised Stein discrepancy of particles),
-        or nothing.
+        What ``hist`` holds: "negative ELBO" in nats of all data; "negative ELBO / 40" where PyMC's
+        ``fit`` is called, which divides by total over batch of minibatches; "KSD" (the kernelised
+        Stein discrepancy of particles); DADVI's loss of its mean field; or nothing.
     warnings : tuple of str
         What the fit warned of at its end, as :class:`~pymc_vi_ext.ConvergenceWarning`.
     """

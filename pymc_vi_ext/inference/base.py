@@ -144,7 +144,8 @@ class EngineMethod(LoopMethod):
         for sentence in doubtful_totals(model):
             warn(sentence)
         in_batches = has_minibatches(model)
-        scaled = in_batches and self.approx.scale_cost_to_minibatch
+        of_elbo = self.objective.op.require_logq
+        scaled = in_batches and of_elbo and self.approx.scale_cost_to_minibatch
         unit = minibatch_scale(model) if scaled else 1.0
         options = dict(request.more)
         draws = self.default_draws if request.obj_n_mc is None else request.obj_n_mc
@@ -156,7 +157,7 @@ class EngineMethod(LoopMethod):
         options |= {
             "score": request.scored,
             "probe": self._probe(),
-            "loss_scale": unit if self.objective.op.require_logq else 1.0,
+            "loss_scale": unit,
         }
 
         def step(**more: Any) -> tuple[StepProgram, Optimizer]:

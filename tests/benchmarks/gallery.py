@@ -1,6 +1,6 @@
 """The rogues' gallery: what the default fit says of each model, and what is true.
 
-Run as ``python tests/benchmarks/rogues.py [--out DIR]``. A line for each model and configuration:
+Run as ``python tests/benchmarks/gallery.py [--out DIR]``. A line for each model and configuration:
 stop reason, nats short of the mean field's optimum, and the sd that is most wrong over the
 optimum's. Nothing may be CONVERGED and short by more than its model allows (.1 nat, .3 where losses
 have heavy tails), or CONVERGED where there is nothing to converge to.
