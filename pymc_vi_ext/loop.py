@@ -373,14 +373,16 @@ def _look_outside(session: Session, approx: Approximation, trace: _Trace, ending
     program = isinstance(state.program, StepProgram | GrowingProgram)
     if trace.losses is None or not (program and state.minimises_elbo):
         return
-    if ending.reason is StopReason.CONVERGED:
+    rule = session.request.rule
+    looked = rule is not None and rule.looks_outside and rule.name == ending.stopped_by
+    if ending.reason is StopReason.CONVERGED and not looked:
         draws = _FEW_PASSES if state.reads_all_data else _DRAWS
         outside = ~np.isfinite(state.losses_at([flat_parameters(approx)], draws, 0))
         if outside.any():
             ending.reason, ending.outside = StopReason.STOPPED, True
             ending.evidence += f"; but {outside.mean():.2g} of the losses there are infinite"
             ending.warnings.append(f"The fit has not converged: {ending.evidence}.")
-    elif ending.reason is StopReason.COMPLETED and session.request.rule is not None:
+    elif ending.reason is StopReason.COMPLETED and rule is not None:
         ending.outside = bool(np.isinf(trace.losses[-_DRAWS:]).any())
 
 

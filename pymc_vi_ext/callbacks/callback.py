@@ -209,6 +209,9 @@ class Rule(Callback):
     part_of_step : bool
         Whether it adds to the step (`updates`), and so has to be known before that is compiled. A
         fit has one such rule at most, ``convergence=`` or one of its callbacks.
+    looks_outside : bool
+        Whether it finds no convergence where mass of the result has an infinite loss. The fit looks
+        itself after those that do not.
     wait_until : int
         Until this step the objective itself changes, and there is nothing to judge; the fit sets
         it.
@@ -216,6 +219,7 @@ class Rule(Callback):
 
     finds_convergence = True
     part_of_step: ClassVar[bool] = False
+    looks_outside: ClassVar[bool] = False
     wait_until: int = 0
 
     def updates(self, approx: Approximation) -> dict[SharedVariable, Any]:

@@ -141,11 +141,22 @@ class StagedStop(Rule):
 
     part_of_step = True
     changes_rate = True
+    looks_outside = True
     _start: np.ndarray | None
 
     _saved = (
         *("stage", "next_check", "blocks", "pending", "joined", "best", "draws_seed", "gap"),
-        *("restarts", "start", "first_losses", "failures", "every", "averaging", "reached", "gain"),
+        *(
+            "restarts",
+            "start",
+            "first_losses",
+            "failures",
+            "every",
+            "averaging",
+            "aligned",
+            "reached",
+            "gain",
+        ),
     )
 
     _rows = ("blocks", "pending")
@@ -236,6 +247,7 @@ class StagedStop(Rule):
         self._first_losses: np.ndarray | None = None
         # Steps that the last average may take, once it is that; and what ended the stages.
         self._averaging = 0
+        self._aligned = False
         self._reached = ""
         self._next_stage()
 
@@ -252,6 +264,11 @@ class StagedStop(Rule):
         state = self._running(approx)
         if not state.minimises_elbo:
             losses = None
+        if self._averaging and not self._aligned:
+            # Its blocks begin where its looks do.
+            self._aligned = True
+            self.restart_block()
+            return
         self._collect()
         if losses is not None and self._first_losses is None:
             self._first_losses = losses[-steps:].copy()
@@ -331,7 +348,8 @@ class StagedStop(Rule):
     def _restart(self, state: FitState, i: int) -> None:
         assert self._start is not None
         self._restarts += 1
-        set_parameters(state.approx, self._start)
+        self._every, self._averaging, self._aligned = _EVERY, 0, False
+        set_parameters(state.approx, self._start if self._best is None else self._best)
         state.program.restart_optimizer()
         state.optimizer.begin(state.end - i)
         state.scale_rate(_RATE_RATIO)
@@ -456,7 +474,8 @@ class StagedStop(Rule):
     def _begin_average(self, state: FitState, i: int) -> None:
         """Begin the last average, where it costs next to nothing."""
         assert self._best is not None
-        left = (state.end - i) // _LONG * _LONG
+        # Its first block begins at a multiple of its length.
+        left = ((state.end - i) // _LONG - 1) * _LONG
         steps = int(min(_MOST_WORK / (state.work + _FIXED_WORK), _MOST_AVERAGED, left))
         if self.accuracy is None or steps < _FEWEST_BLOCKS * _LONG or not _has_moments(state):
             self._accept(state, self._best, self._reached)
