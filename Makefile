@@ -61,9 +61,12 @@ validate: $(VENV)/.ready  ## Check CONFIG
 test: $(VENV)/.ready lint types  ## Lint, types, tests and the documentation's examples
 	$(BIN)/python -m pytest -n auto
 
+# What these say does not depend on PyMC's version.
+SAME_ON_ANY_PYMC := flows tracking test_api_docs.py test_promises.py test_interrupts.py \
+  test_threads.py test_ends.py engine/test_python_mode.py
+
 test-latest: $(LATEST)/.ready  ## The tests on the newest PyMC, without pymc-extras
-	$(LATEST)/bin/python -m pytest -n auto --ignore=tests/flows --ignore=tests/tracking \
-	  --ignore=tests/test_api_docs.py
+	$(LATEST)/bin/python -m pytest -n auto $(addprefix --ignore=tests/,$(SAME_ON_ANY_PYMC))
 
 # Not what needs the other extras, as the iris data do. What Numba says of PyTensor 3.2's products is
 # about their speed.

@@ -14,10 +14,7 @@ import pymc_vi_ext as vix
 from pymc_vi_ext.callbacks import StagedStop
 
 QUIET = {"random_seed": 1, "progressbar": False}
-QUICK = (
-    *("scale 1e-8", "scale 1e8", "scales 1e-6 to 1e6", "mean 1e6", "flat line", "cauchy"),
-    *("minibatches of different totals", "half cauchy", "laplace", "gamma .1", "poisson zero"),
-)
+QUICK = ("scale 1e-8", "scale 1e8", "minibatches of different totals", "cauchy", "poisson zero")
 
 
 @pytest.mark.parametrize("name", QUICK)
