@@ -167,3 +167,25 @@ def test_a_second_fit_begins_on_minibatches_again_and_is_the_same():
         fits.append((approx.hist.copy(), approx.mean.eval()))
     np.testing.assert_array_equal(fits[0][0], fits[1][0])
     np.testing.assert_array_equal(fits[0][1], fits[1][1])
+
+
+@pytest.mark.parametrize("last", [500, 1_500], ids=["on minibatches", "on all data"])
+def test_a_killed_fit_goes_on_bit_for_bit(tmp_path, last):
+    """Killed before and after it goes over to all data."""
+    path = tmp_path / "fit.npz"
+    options = {"method": "fullrank_advi", "model": regression(), **QUIET}
+    whole = vix.fit(callbacks=[vix.callbacks.Checkpoint(tmp_path / "other.npz", 250)], **options)
+
+    def kill(approx, losses, i):
+        if i == last:
+            raise RuntimeError("killed")
+
+    kill.every = 250
+    assert whole.report.steps > last
+    with pytest.raises(RuntimeError, match="killed"):
+        vix.fit(callbacks=[vix.callbacks.Checkpoint(path, 250), kill], **options)
+    saved = [vix.callbacks.Checkpoint(path, 250), lambda approx, losses, i: None]
+    again = vix.resume(path, regression(), callbacks=saved, progressbar=False)
+    assert again.report.steps == whole.report.steps
+    np.testing.assert_array_equal(again.hist, whole.hist)
+    np.testing.assert_array_equal(again.mean.eval(), whole.mean.eval())
