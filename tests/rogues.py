@@ -15,6 +15,7 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 
+from pymc.pytensorf import floatX
 from scipy.optimize import minimize
 from scipy.stats import norm
 
@@ -153,7 +154,9 @@ def regression(
     def build() -> pm.Model:
         with pm.Model() as model:
             w = pm.Normal("w", 0, 10, shape=columns)
-            xs, ys = pm.Minibatch(x, y, batch_size=batch) if batch else (x, y)
+            xs, ys = floatX(x), floatX(y)
+            if batch:
+                xs, ys = pm.Minibatch(xs, ys, batch_size=batch)
             total = {"total_size": rows} if batch else {}
             pm.Normal("y", xs @ w, 1.0, observed=ys, **total)
         return model
@@ -170,7 +173,7 @@ def table(rows: int = 20_000, columns: int = 10, batch: int = 100) -> Rogue:
     def build() -> pm.Model:
         with pm.Model() as model:
             mu = pm.Normal("mu", 0, 100.0, shape=columns)
-            rows_of = pm.Minibatch(data, batch_size=batch)
+            rows_of = pm.Minibatch(floatX(data), batch_size=batch)
             pm.Normal("y", mu, 3.0, observed=rows_of, total_size=rows)
         return model
 
@@ -186,8 +189,10 @@ def totals() -> Rogue:
     def build() -> pm.Model:
         with pm.Model() as model:
             mu = pm.Normal("mu", 0, 10.0)
-            pm.Normal("a", mu, 2.0, observed=pm.Minibatch(a, batch_size=50), total_size=5_000)
-            pm.Normal("b", mu, 1.0, observed=pm.Minibatch(b, batch_size=30), total_size=300)
+            pm.Normal(
+                "a", mu, 2.0, observed=pm.Minibatch(floatX(a), batch_size=50), total_size=5_000
+            )
+            pm.Normal("b", mu, 1.0, observed=pm.Minibatch(floatX(b), batch_size=30), total_size=300)
             pm.Normal("c", mu, 3.0, observed=c)
         return model
 

@@ -146,17 +146,8 @@ class StagedStop(Rule):
 
     _saved = (
         *("stage", "next_check", "blocks", "pending", "joined", "best", "draws_seed", "gap"),
-        *(
-            "restarts",
-            "start",
-            "first_losses",
-            "failures",
-            "every",
-            "averaging",
-            "aligned",
-            "reached",
-            "gain",
-        ),
+        *("restarts", "start", "first_losses", "failures", "every", "averaging", "aligned"),
+        *("reached", "gain", "limit"),
     )
 
     _rows = ("blocks", "pending")
@@ -249,6 +240,8 @@ class StagedStop(Rule):
         self._averaging = 0
         self._aligned = False
         self._reached = ""
+        # The tolerance, or what losses are rounded to where that is more.
+        self._limit = self.tolerance
         self._next_stage()
 
     def _next_stage(self) -> None:
@@ -383,13 +376,11 @@ class StagedStop(Rule):
             if late_share > _STILL * early_share:
                 self._fail_when_often(f"{share:.2g} of the mass has an infinite loss", outside=True)
             return False
-        rounding = _ROUNDING * np.finfo(_precision()).eps * float(np.abs(at).mean())
-        if rounding > limit:
-            known = f"losses near {np.abs(at).mean():.2g} nat are rounded to {rounding:.2g}"
-            self._say(known, limit)
-            if at[1].mean() < _STILL * at[0].mean():
-                return False
-            self._fail_when_often(f"{known} in {_precision()}: use float64, or smaller numbers")
+        rounding = float(_ROUNDING * np.finfo(_precision()).eps * np.abs(at).mean())
+        # Nothing closer than rounding can be told apart: the stages go on to that, and it is said.
+        self._limit = limit = max(self.tolerance, rounding)
+        if rounding > self.tolerance and at[1].mean() < _STILL * at[0].mean():
+            self._say("falling", limit)
             return False
         drift, drift_error = _mean(at[0] - at[1])
         noise, noise_error = _mean((at[0] + at[1]) / 2 - at[2])
@@ -443,21 +434,21 @@ class StagedStop(Rule):
         else:
             if self._best is not None:
                 gain, error = self._gain
-                if gain < -(_LEAST_GAIN * self.tolerance + 2 * error):
+                if gain < -(_LEAST_GAIN * self._limit + 2 * error):
                     # A smaller rate that does worse: something else than the rate is the matter.
                     set_parameters(approx, self._best)
-                    self._say(f"a stage lost {-gain:.2g} nat", _LEAST_GAIN * self.tolerance)
+                    self._say(f"a stage lost {-gain:.2g} nat", _LEAST_GAIN * self._limit)
                     self._fail_when_often(f"stages at lower learning rates lose, {-gain:.2g} nat")
                     both = self._best
-                elif gain < _LEAST_GAIN * self.tolerance:
+                elif gain < _LEAST_GAIN * self._limit:
                     # Of two that are as good, that of the smaller rate.
-                    if gain > -(self.tolerance + 2 * error):
+                    if gain > -(self._limit + 2 * error):
                         self._best = both
                     set_parameters(approx, self._best)
                     self._reached = (
                         f"at {rate:.2g} of the first learning rate the average "
                         f"of {taken // 2:,} iterates gained {gain:.3f} +- {error:.3f} nat over "
-                        f"the stage before, and its halves agree within {self.tolerance} nat"
+                        f"the stage before, and its halves agree within {self._limit:.3g} nat"
                     )
                     self._begin_average(state, i)
                     return
@@ -507,6 +498,11 @@ class StagedStop(Rule):
     def _accept(self, state: FitState, point: np.ndarray, evidence: str) -> NoReturn:
         """End the fit with `point`, unless draws there show that no average can be trusted."""
         set_parameters(state.approx, point)
+        if self._limit > self.tolerance:
+            raise Unsettled(
+                f"losses are rounded to {self._limit:.2g} nat in {_precision()}, and the optimum "
+                "is known to no better: use float64, or smaller numbers"
+            )
         draws = int(np.clip(_MOST_WORK / (state.work + _FIXED_WORK), *_DRAWS_OF_RESULT))
         self._draws_seed += 1
         [at] = state.losses_at([point], draws, self._draws_seed)
