@@ -810,7 +810,9 @@ def reached_past(tree, own):
             yield node.lineno, repr(node.value)
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                if any(map(is_private, alias.name.split("."))):
+                # Python documents `_thread`.
+                private = any(map(is_private, alias.name.split(".")))
+                if private and alias.name not in sys.stdlib_module_names:
                     yield node.lineno, ast.unparse(node)
         elif isinstance(node, ast.ImportFrom) and not node.module.startswith("pymc_vi_ext"):
             for alias in node.names:
