@@ -16,19 +16,14 @@ from pytensor.graph.traversal import ancestors, toposort
 from pytensor.tensor.type_other import NoneConst
 
 from pymc_vi_ext.python_only import python_only
-from pymc_vi_ext.upstream import (
-    HasInnerGraph,
-    MinibatchOp,
-    MinibatchRandomVariable,
-    share_notes,
-)
+from pymc_vi_ext.upstream import MinibatchOp, MinibatchRandomVariable, made_anew
 
 _PYTHON = Mode(linker="py", optimizer=None)
 
 
 def has_minibatches(model: pm.Model) -> bool:
     """Tell whether the log density of `model` reads minibatches."""
-    return any(True for _ in _minibatches([model.logp()]))
+    return any(True for _ in _minibatches(_read(model)))
 
 
 def on_all_data(model: pm.Model) -> pm.Model:
@@ -50,13 +45,7 @@ def on_all_data(model: pm.Model) -> pm.Model:
         if isinstance(node.op, MinibatchRandomVariable):
             # It does not take the None that it gives.
             inputs = [None if NoneConst.equals(v) else v for v in inputs]
-        if isinstance(node.op, HasInnerGraph):
-            made = node.clone_with_new_inputs(inputs, strict=False)
-        else:
-            made = node.op.make_node(*inputs)
-        for old, fresh in zip(node.outputs, made.outputs, strict=True):
-            share_notes(fresh, old)
-            new[old] = fresh
+        new |= zip(node.outputs, made_anew(node, inputs), strict=True)
     whole = FunctionGraph(outputs=[new.get(v, v) for v in graph.outputs], clone=False)
     for note in ("_coords", "_dim_lengths"):
         setattr(whole, note, getattr(graph, note))
@@ -68,7 +57,7 @@ def on_all_data(model: pm.Model) -> pm.Model:
 
 def size_of_data(model: pm.Model) -> int:
     """Return how many numbers minibatches are drawn from, in all."""
-    data = {v for node in _minibatches([model.logp()]) for v in node.inputs[:-1]}
+    data = {v for node in _minibatches(_read(model)) for v in node.inputs[:-1]}
     return sum(int(np.prod(_shape(variable))) for variable in data)
 
 
@@ -116,6 +105,12 @@ def doubtful_totals(model: pm.Model) -> list[str]:
                 "counts rows, not numbers."
             )
     return sentences
+
+
+def _read(model: pm.Model) -> list[Variable]:
+    """Return what the log density of `model` is made of, which costs a start nothing to look at."""
+    observed = [model.rvs_to_values[variable] for variable in model.observed_RVs]
+    return [*model.basic_RVs, *model.potentials, *observed]
 
 
 def _minibatches(graphs: Sequence[Variable]) -> Iterator[Any]:

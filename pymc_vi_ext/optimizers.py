@@ -100,9 +100,10 @@ class Given(Optimizer):
     def __init__(self, function: Callable[..., Any]):
         self.function = function
         # PyMC's optimizers are partial functions before they see a loss.
-        keywords = function.keywords if isinstance(function, functools.partial) else {}
+        made_of, keywords = function, {}
+        if isinstance(function, functools.partial):
+            made_of, keywords = function.func, function.keywords
         rate = keywords.get("learning_rate")
-        made_of = getattr(function, "func", function)
         self.decays = made_of is pm.adagrad or (isinstance(rate, Schedule) and rate.decays)
 
     def __call__(self, loss_or_grads: Any, params: Any) -> Updates:

@@ -331,6 +331,17 @@ def share_notes(new: Variable, old: Variable) -> None:
     new.name, new.tag = old.name, old.tag
 
 
+def made_anew(node: Any, inputs: list[Any]) -> list[Variable]:
+    """Return the outputs of `node` for other inputs, of the types these give, with its notes."""
+    if isinstance(node.op, __getattr__("HasInnerGraph")):
+        made = node.clone_with_new_inputs(inputs, strict=False)
+    else:
+        made = node.op.make_node(*inputs)
+    for old, new in zip(node.outputs, made.outputs, strict=True):
+        share_notes(new, old)
+    return list(made.outputs)
+
+
 def converts(kind: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator of the function that makes PyTensor's variables of a `kind`."""
     register: Callable[..., Any] = _IMPORTABLE["_as_tensor_variable"].find().register(kind)

@@ -20,6 +20,7 @@ from scipy.optimize import minimize
 from scipy.stats import norm
 
 from pymc_vi_ext.engine.density import LogDensity
+from pymc_vi_ext.zoo.posteriordb.eight_schools import eight_schools_centered
 
 # Judges a mean field: nats short, and its sds over the optimum's.
 Judge = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
@@ -317,11 +318,7 @@ def schools() -> pm.Model:
     """Eight schools, centered."""
     effects = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
     errors = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
-    with pm.Model() as model:
-        mu, tau = pm.Normal("mu", 0, 5.0), pm.HalfCauchy("tau", 5.0)
-        theta = pm.Normal("theta", mu, tau, shape=8)
-        pm.Normal("y", theta, errors, observed=effects)
-    return model
+    return eight_schools_centered({"J": 8, "y": effects, "sigma": errors})
 
 
 def polished(build: Callable[[], pm.Model], allowed: float = 0.1) -> Rogue:

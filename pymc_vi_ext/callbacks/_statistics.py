@@ -5,6 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """Return the mean of independent values, (n,), and its standard error."""
+    return float(values.mean()), float(values.std() / np.sqrt(len(values)))
+
+
 def batch_means(values: np.ndarray, batches: int) -> np.ndarray:
     """Average over batches of consecutive values; a remainder at the beginning is left out.
 

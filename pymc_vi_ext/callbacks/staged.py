@@ -15,6 +15,7 @@ from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.approximations.parameters import flat_parameters, moments, set_parameters
+from pymc_vi_ext.callbacks._statistics import mean_and_error
 from pymc_vi_ext.callbacks.callback import Losses, Rule, Unsettled
 from pymc_vi_ext.options import positive, whole_number
 from pymc_vi_ext.state import FitState, running
@@ -382,10 +383,10 @@ class StagedStop(Rule):
         if rounding > self.tolerance and at[1].mean() < _STILL * at[0].mean():
             self._say("falling", limit)
             return False
-        drift, drift_error = _mean(at[0] - at[1])
-        noise, noise_error = _mean((at[0] + at[1]) / 2 - at[2])
+        drift, drift_error = mean_and_error(at[0] - at[1])
+        noise, noise_error = mean_and_error((at[0] + at[1]) / 2 - at[2])
         if self._best is not None:
-            self._gain = _mean(at[3] - at[2])
+            self._gain = mean_and_error(at[3] - at[2])
         if state.in_batches and drift - 2 * drift_error < 2 * max(limit, noise + 2 * noise_error):
             return True
         worst = max((abs(drift) + 2 * drift_error) / 2, noise + 2 * noise_error)
@@ -571,16 +572,11 @@ def _unclear(at: np.ndarray, tolerance: float) -> bool:
     """Tell whether more draws could tell more: errors of the comparisons above their part."""
     if not np.isfinite(at).all():
         return False
-    errors = [_mean(at[0] - at[1])[1], _mean((at[0] + at[1]) / 2 - at[2])[1]]
+    errors = [mean_and_error(at[0] - at[1])[1], mean_and_error((at[0] + at[1]) / 2 - at[2])[1]]
     return max(errors) > tolerance / 4
-
-
-def _mean(differences: np.ndarray) -> tuple[float, float]:
-    """Return mean and standard error."""
-    return float(differences.mean()), float(differences.std() / np.sqrt(len(differences)))
 
 
 def _difference(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
     """Return the fall of the mean loss and its standard error; of finite losses."""
-    means, errors = zip(*(_mean(x[np.isfinite(x)]) for x in (before, after)), strict=True)
+    means, errors = zip(*(mean_and_error(x[np.isfinite(x)]) for x in (before, after)), strict=True)
     return means[0] - means[1], float(np.hypot(*errors))

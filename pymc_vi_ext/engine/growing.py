@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 import pytensor
@@ -16,7 +16,7 @@ from pymc_vi_ext.probe import Probe
 
 
 class GrowingProgram:
-    """A step on a minibatch, until :meth:`grow`, and then on all data.
+    """A step on a minibatch, until `grown` is set, and then on all data.
 
     Parameters
     ----------
@@ -33,10 +33,9 @@ class GrowingProgram:
     def __init__(self, batches: StepProgram, whole: StepProgram):
         self.batches, self.whole = batches, whole
         self.grown = pytensor.shared(floatX(0.0), "grown")
-        both = (batches, whole)
-        self.state: Sequence[SharedVariable] = [*_once(both, "state"), self.grown]
-        self.data: Sequence[SharedVariable] = _once(both, "data")
-        self.rngs: Sequence[SharedVariable] = _once(both, "rngs")
+        self.state = [*_once(batches.state, whole.state), self.grown]
+        self.data = _once(batches.data, whole.data)
+        self.rngs = _once(batches.rngs, whole.rngs)
         self.rate_scale = batches.rate_scale
 
     @property
@@ -113,9 +112,6 @@ class GrowingLoop:
         self._now.write_back(internals=internals)
 
 
-def _once(programs: Sequence[StepProgram], role: str) -> list[SharedVariable]:
-    """Return the variables of both programs in a role, each once."""
-    found: Collection[SharedVariable] = dict.fromkeys(
-        variable for program in programs for variable in getattr(program, role)
-    )
-    return list(found)
+def _once(*lists: Sequence[SharedVariable]) -> list[SharedVariable]:
+    """Return the variables of all lists, each once."""
+    return list(dict.fromkeys(variable for each in lists for variable in each))

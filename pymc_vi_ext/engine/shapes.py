@@ -15,7 +15,7 @@ from pytensor.scan.op import Scan
 from pytensor.tensor.basic import Alloc
 from pytensor.tensor.shape import Shape, Shape_i
 
-from pymc_vi_ext.upstream import HasInnerGraph, infer_static_shape, share_notes
+from pymc_vi_ext.upstream import infer_static_shape, made_anew
 
 
 def with_static_shapes(outputs: Sequence[Variable]) -> list[Variable]:
@@ -26,13 +26,8 @@ def with_static_shapes(outputs: Sequence[Variable]) -> list[Variable]:
     """
     new: dict[Variable, Variable] = {}
     for node in toposort(outputs):
-        given = [new.get(v, v) for v in node.inputs]
-        if isinstance(node.op, HasInnerGraph):
-            made = node.clone_with_new_inputs(given, strict=False)
-        else:
-            made = node.op.make_node(*given)
-        for old, fresh in zip(node.outputs, made.outputs, strict=True):
-            share_notes(fresh, old)
+        made = made_anew(node, [new.get(v, v) for v in node.inputs])
+        for old, fresh in zip(node.outputs, made, strict=True):
             new[old] = fresh
             if isinstance(node.op, Scan) and None in getattr(fresh.type, "shape", ()):
                 # Its type does not say how many steps it takes, even where that is known.

@@ -16,8 +16,9 @@ from pymc.variational.inference import KLqp
 from scipy.sparse.linalg import LinearOperator, cg
 
 from pymc_vi_ext.approximations import family_of
-from pymc_vi_ext.approximations._algebra import LOG_2PI
+from pymc_vi_ext.approximations._algebra import normal_log_density
 from pymc_vi_ext.callbacks import NewtonStop
+from pymc_vi_ext.callbacks._statistics import mean_and_error
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.inference._newton import NewtonLoop, NewtonProgram
 from pymc_vi_ext.inference.base import LoopMethod, continuous_model
@@ -303,7 +304,7 @@ class DADVI(LoopMethod, KLqp):
             of_result, of_mean_field = (
                 np.concatenate([density(optimum.mu + z @ scale.T)[0] for z in noise])
                 + float(np.log(np.diag(scale)).sum())
-                - _log_density(noise.reshape(-1, noise.shape[-1]))
+                - normal_log_density(noise.reshape(-1, noise.shape[-1]))
                 for scale in (factor, np.diag(self.mean_field_std))
             )
         outside = float(np.mean(~np.isfinite(of_result)))
@@ -316,9 +317,9 @@ class DADVI(LoopMethod, KLqp):
                 f"The fit has not converged: {outside:.2g} of the result's mass lies where the "
                 "density is 0 or not finite.",
             )
-        elbo, elbo_error = _mean(of_result)
-        lost = -optimum.loss(density)[0] - _mean(of_mean_field)[0]
-        limit = _LARGEST_GAP + 3 * _mean(of_mean_field)[1]
+        elbo, elbo_error = mean_and_error(of_result)
+        lost = -optimum.loss(density)[0] - mean_and_error(of_mean_field)[0]
+        limit = _LARGEST_GAP + 3 * mean_and_error(of_mean_field)[1]
         suffices = self.sampling_error.suffices and lost < limit
         verdict = "suffice" if suffices else "are too few"
         optimism = "" if lost < limit else f", {lost:.2g} nat better on themselves than on others"
@@ -326,13 +327,3 @@ class DADVI(LoopMethod, KLqp):
             f"ELBO of the result {elbo:.5g} +- {elbo_error:.2g}; {error}: "
             f"{len(self.draws)} draws {verdict}{optimism}"
         )
-
-
-def _log_density(standard: np.ndarray) -> np.ndarray:
-    """Return log densities of standard normal draws, (n,)."""
-    log_q: np.ndarray = -0.5 * np.sum(standard**2 + LOG_2PI, axis=1)
-    return log_q
-
-
-def _mean(values: np.ndarray) -> tuple[float, float]:
-    return float(values.mean()), float(values.std() / len(values) ** 0.5)

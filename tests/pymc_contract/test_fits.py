@@ -197,6 +197,7 @@ def test_trackers_of_steps_from_0(module):
 
 def test_a_fit_can_be_copied():
     """The copy has draws, and is fitted on."""
+    # Bytes of this very line: nothing is loaded that came from elsewhere.
     approx = cloudpickle.loads(cloudpickle.dumps(fit("by name", "advi", model_of(DATA), 5)))
     assert approx.sample(3).posterior["mu"].shape == (1, 3)
     report = vix.fit(5, KLqp(approx), convergence=None, progressbar=False).report
