@@ -146,9 +146,10 @@ class AnnealedAdam(Optimizer):
     >>> import pymc as pm
     >>> import pymc_vi_ext as vix
     >>> from pymc_vi_ext.optimizers import AnnealedAdam
+    >>> options = dict(convergence=None, obj_optimizer=AnnealedAdam(0.1), progressbar=False)
     >>> with pm.Model():
     ...     pm.Normal("x")
-    ...     approx = vix.fit(1000, obj_optimizer=AnnealedAdam(0.1), progressbar=False)
+    ...     approx = vix.fit(1000, **options)
     x
     """
 

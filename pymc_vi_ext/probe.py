@@ -10,6 +10,7 @@ import pytensor
 import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
+from pymc.variational.updates import total_norm_constraint
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Variable
 
@@ -63,14 +64,18 @@ class Probe:
         ]
         return pt.cast(sum(terms), pytensor.config.floatX)
 
-    def watching(self, optimizer: Callable[..., Any]) -> Callable[..., dict[Any, Variable]]:
-        """Return `optimizer` with the slope among its updates."""
+    def watching(
+        self, optimizer: Callable[..., Any], norm: float | None = None
+    ) -> Callable[..., dict[Any, Variable]]:
+        """Return `optimizer` with the slope among its updates.
+
+        The slope is of the gradients as they are: the optimizer is given them cut down to `norm`,
+        where that is no None.
+        """
 
         def updates(gradients: Any, parameters: Any) -> dict[Any, Variable]:
-            return {
-                **optimizer(gradients, parameters),
-                self.slope: self.along(gradients, parameters),
-            }
+            cut = gradients if norm is None else total_norm_constraint(gradients, norm)
+            return {**optimizer(cut, parameters), self.slope: self.along(gradients, parameters)}
 
         return updates
 

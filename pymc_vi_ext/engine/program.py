@@ -184,7 +184,8 @@ class StepProgram:
         """
         objective = vectorized(inference.objective, kwargs.get("obj_n_mc"), whole)
         if probe is not None and "obj_optimizer" in kwargs:
-            kwargs["obj_optimizer"] = probe.watching(kwargs["obj_optimizer"])
+            norm = kwargs.pop("total_grad_norm_constraint", None)
+            kwargs["obj_optimizer"] = probe.watching(kwargs["obj_optimizer"], norm)
         with python_only():
             updates = objective.updates(**kwargs)
         if probe is not None:

@@ -158,6 +158,7 @@ def test_callbacks(way):
     """PyMC's own: what is shown of each step, and a stop where parameters stand still.
 
     The check sees every tenth step, where PyMC shows it the first one too: it stops at its second.
+    The loss of the step at which a callback stops a fit is not in its history.
     """
     tracker = callbacks.Tracker(loss=lambda approx, losses, i: losses[-1], i=lambda *t: t[-1])
     still = callbacks.CheckParametersConvergence(every=10, tolerance=1e-9, diff="absolute")
@@ -170,7 +171,7 @@ def test_callbacks(way):
         obj_optimizer=pm.sgd(learning_rate=0.0),
     )
     assert tracker["i"] == list(range(1, 21))
-    np.testing.assert_array_equal(tracker["loss"], approx.hist)
+    np.testing.assert_array_equal(tracker["loss"][:-1], approx.hist)
 
 
 @pytest.mark.parametrize("diff", ["relative", "absolute"])
