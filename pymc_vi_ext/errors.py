@@ -27,6 +27,10 @@ class UnknownNameError(ValueError, KeyError):
     __str__ = ValueError.__str__
 
 
+class NoGradientError(NotImplementedError):
+    """A log density has no gradient, for which there are samplers and no variational inference."""
+
+
 class LostGradientError(ArithmeticError):
     """A compiled step follows another gradient than that of the model's log density."""
 

@@ -17,6 +17,7 @@ from pymc.model import modelcontext
 from pymc.variational.inference import Inference
 from pymc.variational.opvi import Approximation
 
+from pymc_vi_ext.beginning_anew import fit_or_begin_anew
 from pymc_vi_ext.callbacks import Rule
 from pymc_vi_ext.callbacks.checkpoint import (
     CheckpointError,
@@ -222,8 +223,10 @@ def fit(
         if not is_point(start) and not _begin_at(fitted, start, random_seed):
             spent = Timings(time.perf_counter() - started, 0.0, 0.0, 0.0)
             end_before_steps(fitted, _with_options(call, options), backend, spent)
-        elif n_starts == 1:
+        elif n_starts == 1 and (start or convergence is None or obj_optimizer is not None):
             run()
+        elif n_starts == 1:
+            fit_or_begin_anew(fitted, backend, run)
         else:
             call.warns = False
             fit_several(fitted, n_starts, random_seed, run)

@@ -324,6 +324,18 @@ class Method(metaclass=_Timed):
         """
         return Conclusion()
 
+    def begin_near(self, point: np.ndarray, sd: float) -> bool:
+        """Begin the next fit at a Gaussian around `point`; tell whether that can be done.
+
+        Parameters
+        ----------
+        point : array of shape (d,)
+            All elements of the free variables, on the unconstrained space.
+        sd : float
+            Its standard deviation in every direction.
+        """
+        return False
+
     def minimise(self, objective: Objective) -> None:
         """Minimise `objective` in place of its own, which the plain ELBO stands for.
 

@@ -7,14 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
 import xarray as xr
 
+from pymc.pytensorf import floatX
+from pytensor.graph.replace import clone_replace
 from scipy.optimize import minimize
 
 from pymc_vi_ext.engine.density import LogDensity
+from pymc_vi_ext.engine.labels import labelled_as, plain
 from pymc_vi_ext.engine.python_mode import PYTHON_MODE
+from pymc_vi_ext.engine.vectorize import over_rows
 from pymc_vi_ext.python_only import python_only
-from pymc_vi_ext.upstream import FlatRV, HalfFlatRV, unconstrain_values
+from pymc_vi_ext.upstream import FlatRV, HalfFlatRV
 
 # Modes nearer than this, in standard deviations of the Gaussian around the higher one, are one.
 _SAME_MODE = 0.5
@@ -65,7 +70,7 @@ def find_mode(density: LogDensity, start: np.ndarray) -> Mode | None:
         None if the density or its gradient is not finite on the way, if its Hessian at the end is
         not negative definite, or if the climb does not come within a millionth of a nat.
     """
-    end = _climb(density, start)
+    end = climb(density, start)
     return None if end is None else _finish(density, *end)
 
 
@@ -76,7 +81,7 @@ def _negative(density: LogDensity, x: np.ndarray) -> tuple[float, np.ndarray]:
     return -float(value[0]), -gradient[0].astype(float)
 
 
-def _climb(density: LogDensity, start: np.ndarray) -> tuple[np.ndarray, float] | None:
+def climb(density: LogDensity, start: np.ndarray) -> tuple[np.ndarray, float] | None:
     """Climb by L-BFGS; return the end and the negative log density there, if that is finite."""
     options = {"maxiter": _MOST_ITERATIONS, "ftol": 1e-12, "gtol": 1e-6}
     found = minimize(
@@ -119,7 +124,7 @@ def find_modes(density: LogDensity, starts: np.ndarray) -> list[Mode]:
 
     Their covariances are those of :func:`within_reach`.
     """
-    ends = [end for start in starts if (end := _climb(density, start)) is not None]
+    ends = [end for start in starts if (end := climb(density, start)) is not None]
     found: list[Mode] = []
     for point, value in sorted(ends, key=lambda end: end[1]):
         # Many climbs end at one mode, whose curvature is asked for once.
@@ -200,23 +205,40 @@ def unconstrained_points(
             f"The posterior has no draws of {', '.join(missing)}: every free variable of the "
             "model needs them."
         )
-    values = values[[rv.name for rv in model.free_RVs]]
-    with python_only():
-        free = unconstrain_values(
-            values,
-            model=model,
-            sample_dims=sample_dims,
-            compile_kwargs={"mode": PYTHON_MODE},
-        )
+    n = int(np.prod([values.sizes[dim] for dim in sample_dims]))
+    draws = [values[rv.name].transpose(*sample_dims, ...).to_numpy() for rv in model.free_RVs]
+    merged = [drawn.reshape(n, *drawn.shape[len(sample_dims) :]) for drawn in draws]
     columns = []
-    for rv in model.free_RVs:
-        value = model.rvs_to_values[rv]
-        drawn = free[value.name].transpose(*sample_dims, ...).to_numpy()
-        n = int(np.prod(drawn.shape[: len(sample_dims)]))
-        if drawn[(0,) * len(sample_dims)].shape != np.shape(point[value.name]):
+    for rv, drawn, free in zip(model.free_RVs, merged, _unconstrained(model, merged), strict=True):
+        if free.shape[1:] != np.shape(point[model.rvs_to_values[rv].name]):
             raise ValueError(
-                f"The posterior's draws of {rv.name} have the shape "
-                f"{drawn.shape[len(sample_dims) :]}, and the model's have another."
+                f"The posterior's draws of {rv.name} have the shape {drawn.shape[1:]}, and the "
+                "model's have another."
             )
-        columns.append(drawn.reshape(n, -1))
+        columns.append(free.reshape(n, -1))
     return np.concatenate(columns, axis=1)
+
+
+def _unconstrained(model: pm.Model, draws: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Transform draws of the free variables, (n, ...) each, to those of their values.
+
+    PyMC's ``unconstrain_values`` fails on models of ``pymc.dims``.
+    """
+    free = model.free_RVs
+    single = [plain(rv).type() for rv in free]
+    batches = [pt.tensor(shape=(None, *v.type.shape), dtype=v.type.dtype) for v in single]
+    given = {rv: labelled_as(rv, v) for rv, v in zip(free, single, strict=True)}
+    with python_only():
+        transforms = [model.rvs_to_transforms[rv] for rv in free]
+        moved = [
+            rv if transform is None else transform.forward(rv, *rv.owner.inputs)
+            for rv, transform in zip(free, transforms, strict=True)
+        ]
+        # Bounds that depend on another variable depend on its draw.
+        outputs = clone_replace([plain(v) for v in moved], given, rebuild_strict=False)
+        nodes = over_rows(outputs, dict(zip(single, batches, strict=True)))
+        function = pm.pytensorf.compile(
+            batches, nodes, mode=PYTHON_MODE, on_unused_input="ignore", random_seed=0
+        )
+    found: list[np.ndarray] = function(*map(floatX, draws))
+    return found

@@ -16,10 +16,10 @@ import pytensor.tensor as pt
 
 from pymc.variational.opvi import Approximation
 from pytensor.compile.mode import get_mode
-from pytensor.xtensor.type import XTensorType
 from xarray import DataTree
 
 from pymc_vi_ext import __version__
+from pymc_vi_ext.engine.labels import plain
 from pymc_vi_ext.engine.python_mode import PYTHON_MODE
 from pymc_vi_ext.engine.vectorize import has_scan, vectorized_approximation
 from pymc_vi_ext.minibatches import has_minibatches, on_all_data, size_of_data
@@ -271,10 +271,7 @@ def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any], int]
     whole = on_all_data(model) if has_minibatches(model) else None
     view = vectorized_approximation(approx, whole)
     variables = [*model.free_RVs, *model.deterministics]
-    outputs = [
-        v.values if isinstance(v.type, XTensorType) else v
-        for v in model.replace_rvs_by_values(variables)
-    ]
+    outputs = [plain(v) for v in model.replace_rvs_by_values(variables)]
     names = [*(f"posterior/{v.name}" for v in variables), "lp"]
     logp = (model if whole is None else whole).logp()
     nodes = view.symbolic_sample_over_posterior([*outputs, logp])

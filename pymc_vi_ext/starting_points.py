@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,13 @@ from pymc.variational.opvi import Approximation, Group
 
 from pymc_vi_ext.approximations import family_of
 from pymc_vi_ext.engine.density import LogDensity
+from pymc_vi_ext.engine.labels import has_labels
 from pymc_vi_ext.errors import UnknownNameError
-from pymc_vi_ext.modes import Mode, find_mode, prior_points, unconstrained_points
+from pymc_vi_ext.modes import Mode, climb, find_mode, prior_points, unconstrained_points
 from pymc_vi_ext.upstream import layout
+
+# Among which a start is looked for where the log density is not finite at the usual one.
+_PRIOR_DRAWS = 200
 
 STARTS = ("prior", "map", "laplace", "pathfinder")
 
@@ -68,7 +73,7 @@ def begin_at(approx: Approximation, start: StartingPoint, seed: int | None) -> N
         return
     elif start == "laplace":
         mode = mode_of(model)
-        _set_gaussians(approx, mode.point, mode.cov)
+        set_gaussians(approx, mode.point, mode.cov)
         return
     elif start == "pathfinder":
         points = pathfinder_points(model, seed)
@@ -84,11 +89,13 @@ def begin_at(approx: Approximation, start: StartingPoint, seed: int | None) -> N
     cov = away.T @ away / len(points)
     # Few draws, or variables that hardly vary, leave a covariance that cannot be inverted.
     cov[np.diag_indices(len(mean))] += 1e-8 * np.diag(cov) + 1e-12
-    _set_gaussians(approx, mean, cov)
+    set_gaussians(approx, mean, cov)
 
 
 def mode_of(model: pm.Model, backend: str | None = "auto") -> Mode:
     """Return the mode that is found from the model's initial point.
+
+    Where the log density is not finite there, from the best of some draws of the prior.
 
     Raises
     ------
@@ -101,7 +108,10 @@ def mode_of(model: pm.Model, backend: str | None = "auto") -> Mode:
             "The mode of a model with minibatches changes with each of them: build the model with "
             "all its data for this, or start elsewhere."
         )
-    mode = find_mode(density, density.start)
+    start = density.start
+    if not np.isfinite(density(start[None])[0]).all():
+        start = _best_start(model, density)
+    mode = find_mode(density, start)
     if mode is None:
         raise ValueError(
             "No proper mode was found from the model's initial point: the density is flat there, "
@@ -109,6 +119,32 @@ def mode_of(model: pm.Model, backend: str | None = "auto") -> Mode:
             '"pathfinder".'
         )
     return mode
+
+
+def near_a_mode(model: pm.Model, backend: str | None = "auto") -> np.ndarray | None:
+    """Return a point, (d,), high up on the log density.
+
+    None if it is finite nowhere, or another with each minibatch. The climb begins at the best of
+    the model's initial point and some draws of the prior.
+    """
+    density = LogDensity(model, backend)
+    if density.random:
+        return None
+    end = climb(density, _best_start(model, density))
+    return None if end is None else end[0]
+
+
+def _best_start(model: pm.Model, density: LogDensity) -> np.ndarray:
+    """Return the initial point or the draw of the prior of the highest finite log density."""
+    points = density.start[None]
+    # Nothing can be drawn from an improper prior.
+    with suppress(ValueError):
+        draws = prior_points(model, _PRIOR_DRAWS, np.random.default_rng(0))
+        points = np.concatenate([points, draws])
+    logp, gradients = density(points)
+    finite = np.isfinite(logp) & np.isfinite(gradients).all(axis=1)
+    best: np.ndarray = points[np.argmax(np.where(finite, logp, -np.inf))]
+    return best
 
 
 def pathfinder_points(model: pm.Model, seed: int | None, draws: int = 1_000) -> np.ndarray:
@@ -125,8 +161,16 @@ def pathfinder_points(model: pm.Model, seed: int | None, draws: int = 1_000) -> 
         raise ImportError(
             "Pathfinder is pymc-extras': pip install 'pymc-vi-ext[extras]'."
         ) from error
+    # It has no batched form of operations on named axes.
+    batched = not any(map(has_labels, model.basic_RVs))
     tree = fit_pathfinder(
-        model=model, num_draws=draws, random_seed=seed, progressbar=False, parallel=False
+        model=model,
+        num_draws=draws,
+        random_seed=seed,
+        progressbar=False,
+        parallel=False,
+        vectorize_logp=batched,
+        vectorize_postprocessing=batched,
     )
     return unconstrained_points(model, _posterior(tree))
 
@@ -161,7 +205,14 @@ def _columns(approx: Approximation, group: Group) -> np.ndarray:
     return np.concatenate([where[name] for name in layout(group)])
 
 
-def _set_gaussians(approx: Approximation, mean: np.ndarray, cov: np.ndarray) -> None:
+def set_gaussians(approx: Approximation, mean: np.ndarray, cov: np.ndarray) -> None:
+    """Set each group to its part of a Gaussian of all free variables, (d,) and (d, d).
+
+    Raises
+    ------
+    NotImplementedError
+        If a family has no Gaussian.
+    """
     for group in approx.groups:
         own = _columns(approx, group)
         family_of(group).set_gaussian(mean[own], cov[np.ix_(own, own)])

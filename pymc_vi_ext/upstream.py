@@ -70,9 +70,6 @@ _TABLE: Mapping[str, Mapping[str, str]] = {
     "pymc.data": {
         "MinibatchOp": "telling what draws minibatches, and from what",
     },
-    "pymc.model.transform_values": {
-        "unconstrain_values": "draws as points of the unconstrained space",
-    },
     "pymc.progress_bar": {
         "default_progress_theme": "colours of the progress bar",
     },

@@ -16,7 +16,6 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 import pytest
-import xarray as xr
 
 from pymc.logprob.utils import CheckParameterValue
 from pymc.variational.opvi import Group
@@ -191,18 +190,6 @@ def _groups_of_a_datatree():
 def _improper():
     assert isinstance(pm.Flat.dist().owner.op, upstream.FlatRV)
     assert isinstance(pm.HalfFlat.dist().owner.op, upstream.HalfFlatRV)
-
-
-@canary("unconstrain_values")
-def _unconstrain():
-    values = xr.Dataset({"scale": ("draw", [1.0, np.e]), "x": (("draw", "city"), np.zeros((2, 2)))})
-    free = upstream.unconstrain_values(
-        values,
-        model=model(),
-        sample_dims=("draw",),
-        compile_kwargs={"mode": "FAST_COMPILE"},
-    )
-    np.testing.assert_allclose(free["scale_log__"], [0.0, 1.0], atol=1e-6)
 
 
 @canary("MinibatchOp", "MinibatchRandomVariable")

@@ -16,6 +16,8 @@ from pytensor import config
 from pytensor.graph.replace import clone_replace
 
 from pymc_vi_ext.engine.backend import Loop, make_loop
+from pymc_vi_ext.engine.differentiable import gradient_of
+from pymc_vi_ext.engine.labels import in_plain_operations, labelled_as
 from pymc_vi_ext.engine.program import StepProgram
 from pymc_vi_ext.engine.vectorize import over_rows
 from pymc_vi_ext.errors import LostGradientError, warn
@@ -73,12 +75,15 @@ class LogDensity:
         parts, used = {}, 0
         for value, array in zip(values, arrays, strict=True):
             self.places[value.name] = where = slice(used, used + array.size)
-            parts[value] = self._flat[where].reshape(array.shape).astype(value.dtype)
+            part = self._flat[where].reshape(array.shape).astype(value.dtype)
+            parts[value] = labelled_as(value, part)
             used += array.size
         with python_only():
-            [self._logp] = clone_replace([model.logp()], parts, rebuild_strict=False)
+            logp = clone_replace([model.logp()], parts, rebuild_strict=False)
+            [self._logp] = in_plain_operations(logp)
             self.random = bool(collect_default_updates(inputs=[self._flat], outputs=[self._logp]))
-            self._gradient = pt.grad(self._logp, self._flat, disconnected_inputs="ignore")
+            with gradient_of(model):
+                self._gradient = pt.grad(self._logp, self._flat, disconnected_inputs="ignore")
 
     @property
     def compile_s(self) -> float:
@@ -115,7 +120,8 @@ class LogDensity:
             def evaluate(h: float, v: np.ndarray = direction) -> tuple[float, float, float]:
                 above, slopes_above = self._value_and_gradient(points + h * v)
                 below, slopes_below = self._value_and_gradient(points - h * v)
-                slopes = (slopes_above + slopes_below) @ v / 2
+                with np.errstate(invalid="ignore"):
+                    slopes = (slopes_above + slopes_below) @ v / 2
                 known = np.isfinite(above) & np.isfinite(below) & np.isfinite(slopes)
                 sums = [np.sum(part[known]) for part in (above, below, slopes)]
                 return tuple(sums) if known.any() else (np.nan,) * 3

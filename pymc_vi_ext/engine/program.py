@@ -19,6 +19,7 @@ from pytensor.scan.op import Scan
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import TensorType
 
+from pymc_vi_ext.engine.differentiable import gradient_of
 from pymc_vi_ext.engine.vectorize import vectorized
 from pymc_vi_ext.probe import Probe
 from pymc_vi_ext.python_only import python_only
@@ -186,7 +187,7 @@ class StepProgram:
         if probe is not None and "obj_optimizer" in kwargs:
             norm = kwargs.pop("total_grad_norm_constraint", None)
             kwargs["obj_optimizer"] = probe.watching(kwargs["obj_optimizer"], norm)
-        with python_only():
+        with python_only(), gradient_of(inference.approx.model):
             updates = objective.updates(**kwargs)
         if probe is not None:
             updates.setdefault(probe.value, updates.loss)

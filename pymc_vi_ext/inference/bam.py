@@ -24,6 +24,7 @@ from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.inference._matching import Batch, full_rank, low_rank
 from pymc_vi_ext.inference.base import EngineMethod, continuous_model
 from pymc_vi_ext.method import BatchOptions
+from pymc_vi_ext.minibatches import has_minibatches
 from pymc_vi_ext.modes import MOST_CURVED, find_mode, within_reach
 from pymc_vi_ext.options import Options as AnyOptions
 from pymc_vi_ext.options import option
@@ -33,7 +34,6 @@ from pymc_vi_ext.upstream import (
     ObjectiveFunction,
     ObjectiveUpdates,
     ParametrizationError,
-    collect_default_updates,
 )
 
 # Draws a step, and for comparing starts.
@@ -251,7 +251,7 @@ class BaM(EngineMethod, Inference):
         rank = self.options.rank
         model = continuous_model(model, self.name)
         with python_only():
-            if collect_default_updates(outputs=[model.logp()]):
+            if has_minibatches(model):
                 raise ValueError(
                     "BaM needs the same data at every step, since it matches scores exactly, those "
                     "of minibatches too: build the model without Minibatch, or use FullRankADVI."

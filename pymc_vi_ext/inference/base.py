@@ -37,6 +37,7 @@ from pymc_vi_ext.optimizers import AnnealedAdam, Given, Optimizer, Together, Whi
 from pymc_vi_ext.probe import Probe, Probed
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.results import NEGATIVE_ELBO
+from pymc_vi_ext.starting_points import set_gaussians
 from pymc_vi_ext.upstream import (
     ObjectiveFunction,
     ParametrizationError,
@@ -46,6 +47,8 @@ from pymc_vi_ext.upstream import (
 
 # Numbers that minibatches are drawn from, up to which a step may read all of them (800 MB).
 _MOST_NUMBERS = 100_000_000
+# Dimensions up to which a covariance is written out to begin at.
+_LARGEST_NARROW = 2_000
 
 
 class LoopMethod(Method):
@@ -179,6 +182,16 @@ class EngineMethod(LoopMethod):
         grows = GrowingLoop(growing, loop, lambda: compiled(whole))
         return Prepared(growing, grows, Together(optimizer, second), unit)
 
+    def begin_near(self, point: np.ndarray, sd: float) -> bool:
+        """Set the families to the narrow Gaussian, where all can be one."""
+        if len(point) > _LARGEST_NARROW:
+            return False
+        try:
+            set_gaussians(self.approx, point, np.eye(len(point)) * sd**2)
+        except NotImplementedError:
+            return False
+        return True
+
     def _probe(self) -> Probe | None:
         """Return what the step's gradient is held against; None for Stein methods of PyMC's own."""
         op = self.objective.op
@@ -300,6 +313,7 @@ class PyMCMethod(EngineMethod):
     takes_start = False
 
     def __init__(self, inference: Inference):
+        refuse_trees(inference.approx.model)
         self.inference = inference
         # Methods of PyMC's that want many draws say so in the signature of their own `fit`.
         draws = inspect.signature(inference.fit).parameters.get("obj_n_mc")
@@ -362,7 +376,7 @@ def continuous_model(model: pm.Model | None, method: str, start: Any = None) -> 
     TypeError
         If the model has no free variables.
     ParametrizationError
-        If a free variable is discrete, naming it.
+        If a free variable is discrete, or of BART, naming it.
     ValueError
         If `start` names no variable of the model, or gives one another shape.
     """
@@ -378,5 +392,24 @@ def continuous_model(model: pm.Model | None, method: str, start: Any = None) -> 
             f"Discrete variables are not supported by VI: {', '.join(discrete)}. {method} needs "
             "continuous ones: marginalise (pymc_extras.marginalize) or use pm.sample."
         )
+    refuse_trees(model)
     check_start(start, model)
     return model
+
+
+def refuse_trees(model: pm.Model) -> None:
+    """Raise a ParametrizationError if a free variable is a sum of trees (pymc-bart's BART).
+
+    The log density that is written for one is zero everywhere: its prior is over trees, which only
+    a sampler of its own moves.
+    """
+    trees = [
+        rv.name
+        for rv in model.free_RVs
+        if any(base.__module__.startswith("pymc_bart") for base in type(rv.owner.op).__mro__)
+    ]
+    if trees:
+        raise ParametrizationError(
+            f"{', '.join(trees)} is a BART variable, whose prior is over trees and no density: a "
+            "fit would leave it without any prior. Use pm.sample, which moves the trees."
+        )

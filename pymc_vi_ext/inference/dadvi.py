@@ -194,6 +194,11 @@ class DADVI(LoopMethod, KLqp):
         loop = NewtonLoop(self._optimum, density, self._show_mean_field)
         return Prepared(self._optimum, loop)
 
+    def begin_near(self, point: np.ndarray, sd: float) -> bool:
+        """Begin with draws around `point`."""
+        self._optimum.move(point, np.full(len(point), np.log(sd)))
+        return True
+
     @property
     def mean_field_std(self) -> np.ndarray:
         """Standard deviations of the mean field optimum, (d,), unconstrained."""
