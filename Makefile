@@ -5,6 +5,7 @@ PYTHON ?= $(shell command -v python3.12 || command -v python3.13 || command -v p
 VENV := .venv
 LATEST := .venv-latest
 OLDEST := .venv-oldest
+CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 CONFIG ?= configs/mixture.yaml
 NEEDS_EXTRAS := tests/flows tests/plots tests/tracking tests/comparison/test_config.py \
@@ -21,7 +22,7 @@ export DO_NOT_TRACK = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare validate test test-latest test-oldest lint types docs bench bench-stopping bench-families bench-rogues schema constraints clean
+.PHONY: help setup compare validate test test-latest test-oldest test-clients lint types docs bench bench-stopping bench-families bench-rogues bench-clients schema constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 16
@@ -50,6 +51,13 @@ $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	@$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[plots]' --group dev
 	@touch $@
 
+$(CLIENTS)/.ready: pyproject.toml
+	@echo "Setting up $(CLIENTS) with the libraries built on PyMC (a few minutes, once)"
+	@$(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(CLIENTS)/bin/python -m pip install --quiet -e '.[plots]' --group clients
+	@touch $@
+
 setup: $(VENV)/.ready  ## Set up .venv
 
 compare: $(VENV)/.ready  ## Run the comparison of CONFIG (configs/mixture.yaml)
@@ -61,9 +69,12 @@ validate: $(VENV)/.ready  ## Check CONFIG
 test: $(VENV)/.ready lint types  ## Lint, types, tests and the documentation's examples
 	$(BIN)/python -m pytest -n auto
 
-# What these say does not depend on PyMC's version.
-SAME_ON_ANY_PYMC := flows tracking test_api_docs.py test_promises.py test_interrupts.py \
-  test_threads.py test_ends.py engine/test_python_mode.py
+# What these say does not depend on PyMC's version, or is said of it by the canaries, the steps, the
+# conformance of each method and family, and the contract.
+SAME_ON_ANY_PYMC := approximations callbacks comparison diagnostics flows objectives plots tracking \
+  zoo test_api_docs.py test_promises.py test_interrupts.py test_threads.py test_ends.py \
+  test_beginning_anew.py test_modes.py test_multistart.py test_recipes.py test_refused_models.py \
+  test_rules_of_fits.py engine/test_python_mode.py
 
 test-latest: $(LATEST)/.ready  ## The tests on the newest PyMC, without pymc-extras
 	$(LATEST)/bin/python -m pytest -n auto $(addprefix --ignore=tests/,$(SAME_ON_ANY_PYMC))
@@ -73,6 +84,12 @@ test-latest: $(LATEST)/.ready  ## The tests on the newest PyMC, without pymc-ext
 test-oldest: $(OLDEST)/.ready  ## The core's tests on the oldest dependencies
 	$(OLDEST)/bin/python -m pytest -n auto $(addprefix --ignore=,$(NEEDS_EXTRAS)) \
 	  -k 'not iris' -W 'ignore:np.dot() is faster on contiguous arrays'
+
+test-clients: $(CLIENTS)/.ready  ## Fit models of Bambi, PyMC-Marketing, HSSM, pymc-extras and pymc-bart
+	$(CLIENTS)/bin/python -m pytest -s tests/clients
+
+bench-clients: $(CLIENTS)/.ready  ## Time them beside NUTS; writes docs/benchmarks
+	$(CLIENTS)/bin/python -W ignore tests/benchmarks/clients.py --out docs/benchmarks
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -113,4 +130,4 @@ constraints: $(VENV)/.ready  ## Pin the dependencies anew
 	  pyproject.toml --extra plots --group dev -c - -o constraints-oldest.txt
 
 clean:
-	rm -rf $(VENV) $(LATEST) $(OLDEST) docs/_build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LATEST) $(OLDEST) $(CLIENTS) docs/_build .pytest_cache .mypy_cache .ruff_cache

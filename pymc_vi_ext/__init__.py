@@ -41,6 +41,7 @@ _MODULES = (
     "diagnostics",
     "engine",
     "inference",
+    "integrations",
     "objectives",
     "optimizers",
     "plots",

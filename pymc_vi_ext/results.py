@@ -241,9 +241,15 @@ def _datatree(
         for name, parts in zip(names, zip(*batches, strict=True), strict=True)
     }
     statistics = {name: values.pop(name) for name in ("lp", "log_q") if name in values}
+    posterior = {name.removeprefix("posterior/"): v for name, v in values.items()}
     coords, dims = coords_and_dims_for_inferencedata(model)
+    for name, drawn in posterior.items():
+        lengths = [len(coords[dim]) if dim in coords else None for dim in dims.get(name, ())]
+        if any(n not in (None, m) for n, m in zip(lengths, drawn.shape[2:], strict=False)):
+            # A Deterministic of another shape than its labels say, as some of Bambi's are.
+            del dims[name]
     groups = {
-        "posterior": {name.removeprefix("posterior/"): v for name, v in values.items()},
+        "posterior": posterior,
         "sample_stats": statistics,
         "observed_data": observed,
         "constant_data": find_constants(model),

@@ -49,6 +49,9 @@ _TABLE: Mapping[str, Mapping[str, str]] = {
     "arviz_stats.base": {
         "array_stats": "densities of arrays and k-hat of weights, without labels",
     },
+    "bambi.backend.pymc": {
+        "PyMCModel._clean_results": "intercepts of the data, where Bambi centres predictors",
+    },
     "jax.random": {
         "wrap_key_data(impl='threefry2x32')": "a generator's 64 bits as the two words of a key",
     },
@@ -321,6 +324,11 @@ def set_default_update(variable: SharedVariable, new: Variable) -> None:
         # The one way to have a step counted by optimizers that do not know of it.
         warnings.simplefilter("ignore", DeprecationWarning)
         variable.default_update = new
+
+
+def cleaned_by_bambi(backend: Any, tree: Any, *options: bool) -> Any:
+    """Return draws of a Bambi model as its ``fit`` returns them; options as of Bambi's method."""
+    return backend._clean_results(tree, *options)
 
 
 def share_notes(new: Variable, old: Variable) -> None:

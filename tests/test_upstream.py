@@ -119,6 +119,16 @@ def _array_stats():
     assert np.isfinite(float(upstream.array_stats.psislw(draws)[1]))
 
 
+@canary("PyMCModel._clean_results")
+def _cleaned():
+    from inspect import signature
+
+    from bambi.backend.pymc import PyMCModel
+
+    arguments = signature(PyMCModel._clean_results).parameters
+    assert list(arguments) == ["self", "idata", "omit_offsets", "include_response_params"]
+
+
 @canary("wrap_key_data(impl='threefry2x32')")
 def _key():
     import jax

@@ -16,7 +16,7 @@ from pytensor import config
 from pytensor.graph.replace import clone_replace
 
 from pymc_vi_ext.engine.backend import Loop, make_loop
-from pymc_vi_ext.engine.differentiable import gradient_of
+from pymc_vi_ext.engine.differentiable import REFUSALS, gradient_of
 from pymc_vi_ext.engine.labels import in_plain_operations, labelled_as
 from pymc_vi_ext.engine.program import StepProgram
 from pymc_vi_ext.engine.vectorize import over_rows
@@ -131,9 +131,26 @@ class LogDensity:
         return found
 
     def hessian_products(self, points: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        """Return the Hessian at each of the points times a vector each, (n, d)."""
-        products: np.ndarray = self._products(points, vectors)[0]
-        return products
+        """Return the Hessian at each of the points times a vector each, (n, d).
+
+        Where a gradient has no derivative (an Op's, say), or none that is finite (that of a branch
+        not taken may not be), it is the difference of two gradients.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self._products is not None:
+                products: np.ndarray = self._products(points, vectors)[0]
+                if np.isfinite(products).all():
+                    return products
+            # The length at which the errors of rounding and of the difference are alike.
+            sizes = np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1.0)
+            lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+            h = np.cbrt(np.finfo(config.floatX).eps) * sizes / np.where(lengths > 0, lengths, 1.0)
+            _, above = self._value_and_gradient(points + h * vectors)
+            _, below = self._value_and_gradient(points - h * vectors)
+            differences: np.ndarray = (above - below) / (2 * h)
+        if self._products is None:
+            return differences
+        return np.where(np.isfinite(products), products, differences)
 
     def hessian(self, point: np.ndarray) -> np.ndarray:
         """Return the Hessian at a point, (d, d)."""
@@ -147,11 +164,14 @@ class LogDensity:
         return self._batched([self._logp, self._gradient], [self._flat])
 
     @cached_property
-    def _products(self) -> Callable[..., list[np.ndarray]]:
+    def _products(self) -> Callable[..., list[np.ndarray]] | None:
         vector = self._flat.type("vector")
-        with python_only():
-            along = pt.sum(self._gradient * vector)
-            product = pt.grad(along, self._flat, disconnected_inputs="ignore")
+        try:
+            with python_only():
+                along = pt.sum(self._gradient * vector)
+                product = pt.grad(along, self._flat, disconnected_inputs="ignore")
+        except REFUSALS:
+            return None
         return self._batched([product], [self._flat, vector])
 
     def _batched(self, outputs: list[Any], inputs: list[Any]) -> Callable[..., list[np.ndarray]]:

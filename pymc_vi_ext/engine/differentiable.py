@@ -9,12 +9,13 @@ import pymc as pm
 import pytensor.tensor as pt
 
 from pytensor.gradient import NullTypeGradError
+from pytensor.graph.utils import MethodNotDefined
 
 from pymc_vi_ext.engine.labels import in_plain_operations
 from pymc_vi_ext.errors import NoGradientError
 
 # What PyTensor says of an Op without a gradient, and of one that has none there.
-_REFUSALS = (NullTypeGradError, NotImplementedError)
+REFUSALS = (NullTypeGradError, NotImplementedError, MethodNotDefined)
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def gradient_of(model: pm.Model) -> Iterator[None]:
     """
     try:
         yield
-    except _REFUSALS as error:
+    except REFUSALS as error:
         causes = _without_gradient(model)
         if not causes:
             raise
@@ -40,7 +41,7 @@ def gradient_of(model: pm.Model) -> Iterator[None]:
 
 
 def _without_gradient(model: pm.Model) -> list[str]:
-    """Name the variables and Potentials without a gradient, each with PyTensor's first words."""
+    """Name the variables and Potentials without a gradient."""
     factors = [*model.basic_RVs, *model.potentials]
     found = []
     for factor, term in zip(factors, model.logp(factors, sum=False), strict=True):
@@ -50,6 +51,6 @@ def _without_gradient(model: pm.Model) -> list[str]:
                 model.continuous_value_vars,
                 disconnected_inputs="ignore",
             )
-        except _REFUSALS:
+        except REFUSALS:
             found.append(f"`{factor.name}`")
     return found

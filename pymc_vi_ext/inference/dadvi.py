@@ -271,8 +271,12 @@ class DADVI(LoopMethod, KLqp):
         hessian = np.array([product(column) for column in np.eye(2 * d)])
         hessian = (hessian + hessian.T) / 2
         unit = np.concatenate([self.mean_field_std, np.ones(d)])
-        values, vectors = np.linalg.eigh(unit[:, None] * hessian * unit)
-        if not np.isfinite(values).all() or values[0] <= 1e-9 * values[-1]:
+        whitened = unit[:, None] * hessian * unit
+        if not np.isfinite(whitened).all():
+            self._show_mean_field()
+            return Conclusion("the Hessian is not finite: no linear response")
+        values, vectors = np.linalg.eigh(whitened)
+        if values[0] <= 1e-9 * values[-1]:
             self._show_mean_field()
             return Conclusion("the Hessian is not positive definite: no linear response")
         inverse = unit[:, None] * (vectors / values) @ vectors.T * unit

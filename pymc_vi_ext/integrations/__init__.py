@@ -1,0 +1,1 @@
+"""Results as other libraries expect them; each module needs its library alone."""
