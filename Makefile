@@ -89,7 +89,7 @@ test-clients: $(CLIENTS)/.ready  ## Fit models of Bambi, PyMC-Marketing, HSSM, p
 	$(CLIENTS)/bin/python -m pytest -s tests/clients
 
 bench-clients: $(CLIENTS)/.ready  ## Time them beside NUTS; writes docs/benchmarks
-	$(CLIENTS)/bin/python -W ignore tests/benchmarks/clients.py --out docs/benchmarks
+	$(CLIENTS)/bin/python -W ignore tests/benchmarks/libraries.py --out docs/benchmarks
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

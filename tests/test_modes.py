@@ -2,7 +2,11 @@
 
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
 import pytest
+
+from pytensor.graph.basic import Apply
+from pytensor.graph.op import Op
 
 import pymc_vi_ext as vix
 
@@ -106,3 +110,43 @@ def test_prior_points_are_unconstrained():
     exact = -(np.log(2) + np.euler_gamma) / 2
     assert abs(log_s.mean() - exact) < 5 * log_s.std() / 20
     assert prior_points(model, 1, np.random.default_rng(1)).shape == (1, 3)
+
+
+class Slope(Op):
+    """The derivative of -x^2 / 2, without one of its own."""
+
+    def make_node(self, x):
+        return Apply(self, [x], [x.type()])
+
+    def perform(self, node, inputs, outputs):
+        outputs[0][0] = np.asarray(-inputs[0])
+
+
+class Parabola(Slope):
+    def perform(self, node, inputs, outputs):
+        outputs[0][0] = np.asarray(-0.5 * inputs[0] ** 2)
+
+    def pullback(self, inputs, outputs, cotangents):
+        return [cotangents[0] * Slope()(inputs[0])]
+
+    def L_op(self, inputs, outputs, cotangents):
+        return self.pullback(inputs, outputs, cotangents)
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        # A branch that is not taken, whose second derivative is infinite at 0: NaN times 0.
+        lambda x: pt.switch(x > -5.0, -0.5 * x**2, abs(x) ** 1.5),
+        lambda x: Parabola()(x),
+    ],
+    ids=["infinite", "absent"],
+)
+def test_curvature_without_second_derivatives(term):
+    with pm.Model() as model:
+        x = pm.Normal("x", 0.0, 2.0)
+        pm.Potential("term", term(x))
+    density = LogDensity(model, "c")
+    # Exact for a parabola but for rounding, of eps / h = eps^(2/3).
+    np.testing.assert_allclose(density.hessian(np.zeros(1)), [[-1.25]], rtol=1e-8)
+    assert find_mode(density, np.ones(1)).cov == pytest.approx(0.8)

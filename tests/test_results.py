@@ -2,6 +2,7 @@
 
 import numpy as np
 import pymc as pm
+import pytensor
 import pytensor.tensor as pt
 import pytest
 
@@ -65,6 +66,19 @@ def test_coords_deterministics_and_data():
     np.testing.assert_allclose(mu.values[0], b.values[0] @ X.T, rtol=1e-12)
     assert set(tree.children) >= {"posterior", "sample_stats", "observed_data", "constant_data"}
     assert (tree.posterior["sigma"] > 0).all()
+
+
+def test_labels_that_do_not_fit_are_left_out():
+    """As those of Bambi's ordinal models, on which PyMC's own conversion fails."""
+    with pm.Model(coords={"level": list("abcd")}) as model:
+        x = pm.Normal("x", dims="level")
+        few = pytensor.shared(np.int64(3))
+        pm.Deterministic("part", x[:few], dims="level")
+        approx = pm.MeanField(model=model)
+    tree = vix.to_datatree(approx, 5, random_seed=1)
+    assert tree.posterior["part"].dims == ("chain", "draw", "part_dim_0")
+    assert tree.posterior["x"].dims == ("chain", "draw", "level")
+    assert tree.posterior["part"].shape == (1, 5, 3)
 
 
 def test_log_q_is_the_density_of_the_draws():

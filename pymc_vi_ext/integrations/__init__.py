@@ -1,1 +1,5 @@
-"""Results as other libraries expect them; each module needs its library alone."""
+"""Results as other libraries expect them; a module imports its library when it is used."""
+
+from pymc_vi_ext.integrations import bambi
+
+__all__ = ["bambi"]
