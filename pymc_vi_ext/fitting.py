@@ -217,16 +217,19 @@ def fit(
     }
     call = Call(callbacks or (), progressbar, progressbar_theme, started=started)
     run = partial(_run, fitted, n, options, call)
+    # What the user has chosen stands: where the fit begins, and how its steps are taken.
+    chosen = (start or start_sigma or (inf_kwargs or {}).get("start"), obj_optimizer)
+    usual = isinstance(method, str) and not any(chosen) and convergence is not None
     approx = fitted.approx
     # From here on there is a result: Ctrl-C returns it.
     with held(partial(mark_interrupted, approx)):
         if not is_point(start) and not _begin_at(fitted, start, random_seed):
             spent = Timings(time.perf_counter() - started, 0.0, 0.0, 0.0)
             end_before_steps(fitted, _with_options(call, options), backend, spent)
-        elif n_starts == 1 and (start or convergence is None or obj_optimizer is not None):
-            run()
-        elif n_starts == 1:
+        elif n_starts == 1 and usual:
             fit_or_begin_anew(fitted, backend, run)
+        elif n_starts == 1:
+            run()
         else:
             call.warns = False
             fit_several(fitted, n_starts, random_seed, run)

@@ -51,10 +51,12 @@ def test_a_mode_from_where_there_is_no_density(options):
         (lambda: model_of(4.99), {"start": {"x": np.array(4.99)}}),
         (lambda: model_of(4.99), {"obj_optimizer": pm.adam(learning_rate=0.01)}),
         (lambda: model_of(4.99), {"n": 100, "convergence": None}),
+        (lambda: None, {"method": lambda: vix.ADVI(model=model_of(4.99), random_seed=1)}),
     ],
-    ids=["nowhere", "start", "optimizer", "steps"],
+    ids=["nowhere", "start", "optimizer", "steps", "method"],
 )
 def test_nan_is_raised(model, options):
+    method = options.get("method", lambda: "advi")()
     with pytest.raises(FloatingPointError, match="NaN occurred") as caught:
-        vix.fit(model=model(), random_seed=1, progressbar=False, **options)
+        vix.fit(model=model(), random_seed=1, progressbar=False, **{**options, "method": method})
     assert caught.value.approx.report.stop_reason is vix.StopReason.NOT_FINITE
