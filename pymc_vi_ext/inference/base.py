@@ -20,8 +20,9 @@ from pymc.vartypes import discrete_types
 
 from pymc_vi_ext.approximations import OneGroup
 from pymc_vi_ext.callbacks import Rule, StagedStop
-from pymc_vi_ext.engine import GrowingLoop, GrowingProgram, StepProgram, make_loop
+from pymc_vi_ext.engine import GrowingLoop, GrowingProgram, Loop, StepProgram, make_loop
 from pymc_vi_ext.errors import warn
+from pymc_vi_ext.gradient_check import check_gradient
 from pymc_vi_ext.inference._start_values import check_start
 from pymc_vi_ext.loop import Call, fit_method, refine_method
 from pymc_vi_ext.method import PYMC_OPTIONS, Method, Prepared, Request
@@ -179,7 +180,13 @@ class EngineMethod(LoopMethod):
             return Prepared(program, loop, optimizer, unit)
         whole, second = step(whole=on_all_data(model), rate_scale=program.rate_scale)
         growing = GrowingProgram(program, whole)
-        grows = GrowingLoop(growing, loop, lambda: compiled(whole))
+
+        def compile_whole() -> Loop:
+            made = compiled(whole)
+            check_gradient(self.approx, whole, made)
+            return made
+
+        grows = GrowingLoop(growing, loop, compile_whole)
         return Prepared(growing, grows, Together(optimizer, second), unit)
 
     def begin_near(self, point: np.ndarray, sd: float) -> bool:

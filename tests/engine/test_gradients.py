@@ -134,3 +134,23 @@ def test_the_fit_is_the_same_as_without_a_look(monkeypatch):
     monkeypatch.setattr("pymc_vi_ext.session.check_gradient", lambda *_: None)
     blind = vix.fit(50, model=model, convergence=None, **QUIET)
     np.testing.assert_array_equal(looked.hist, blind.hist)
+
+
+def test_steps_on_all_data_are_looked_at_too(monkeypatch):
+    """Fits on minibatches go over to another program, whose data term is cut here."""
+    y = np.random.default_rng(0).normal(1.0, 1.0, 400)
+
+    def cut(model):
+        with pm.Model() as whole:
+            mu = pm.Normal("mu", 0.0, 10.0)
+            pm.Potential("y", disconnected_grad(pm.logp(pm.Normal.dist(mu, 1.0), y).sum()))
+        return whole
+
+    monkeypatch.setattr("pymc_vi_ext.inference.base.on_all_data", cut)
+    with pm.Model() as model:
+        mu = pm.Normal("mu", 0.0, 10.0)
+        batch = pm.Minibatch(y, batch_size=50)
+        pm.Normal("y", mu, 1.0, observed=batch, total_size=len(y))
+    with pytest.raises(LostGradientError, match="respect to `mu`") as caught:
+        vix.fit(model=model, **QUIET)
+    assert caught.value.approx.report.steps > 0
