@@ -87,7 +87,7 @@ def test_the_last_average_goes_on_until_its_own_error_is_small():
     np.testing.assert_allclose(long.std.eval(), 0.6, rtol=0.02)
     # Four times the largest error that the evidence may have.
     np.testing.assert_allclose(long.mean.eval(), 0.0, atol=4 * 0.02 * 0.6)
-    assert "knows means to" in long.report.evidence
+    assert "has a standard error of" in long.report.evidence
 
 
 def test_deterministic_advi_judges_its_result_on_other_draws():

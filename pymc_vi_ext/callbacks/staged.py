@@ -93,7 +93,8 @@ class StagedStop(Rule):
     deviations) and every logarithm of a standard deviation, or as long as that costs next to
     nothing: up to 60,000 steps, and some 10^8 numbers that steps compute, counted in their graph
     and not in seconds, so that a seed gives the same result anywhere. The report's evidence has
-    the error reached.
+    the error reached. It is of the noise alone: what is left of the bias of order :math:`\eta` is
+    not in it.
 
     On minibatches a stage ends where what it still gains is lost in the noise of the batches. The
     fit then goes over to steps on all data, which are judged as any others. Where that is too large
@@ -492,8 +493,8 @@ class StagedStop(Rule):
             self._accept(
                 state,
                 average,
-                f"{self._reached}; the average of {taken:,} more knows means to {of_means:.2g} sd "
-                f"and sds to {of_sds:.1%}",
+                f"{self._reached}; the average of {taken:,} more has a standard error of "
+                f"{of_means:.2g} sd in means and of {of_sds:.1%} in sds",
             )
 
     def _accept(self, state: FitState, point: np.ndarray, evidence: str) -> NoReturn:
