@@ -102,4 +102,8 @@ def fit_several(
     seconds = [each.timings for _, _, each in fits]
     approx.report = replace(report, starts=compared, timings=sum(seconds[1:], seconds[0]))
     if interrupted:
-        mark_interrupted(approx, f"in start {len(compared)} of {starts}")
+        where = f"in start {len(compared)} of {starts}"
+        if report.stop_reason is StopReason.INTERRUPTED:
+            approx.report = replace(approx.report, evidence=f"{report.evidence} {where}")
+        else:
+            mark_interrupted(approx, where)
