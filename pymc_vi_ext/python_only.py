@@ -57,8 +57,47 @@ class building:  # read as a word: `with building():`
         self._held.__exit__(kind)
 
 
+class _Compiler(str):
+    """The path of a C++ compiler, empty to one thread for a while.
+
+    PyTensor itself empties ``config.cxx`` for moments in whichever thread writes a model, and puts
+    back what it found. A moment that begins while ours is hidden and ends later puts back this,
+    which is the path again by then.
+    """
+
+    hidden_from: int | None = None
+
+    def __bool__(self) -> bool:
+        return len(self) > 0 and self.hidden_from != threading.get_ident()
+
+    def __str__(self) -> str:
+        return self  # PyTensor converts what it is given to a string
+
+
+class _without_compiler:
+    """Hide the compiler from this thread, if there is one to hide, and trace no variables."""
+
+    def __init__(self) -> None:
+        self._flags = pytensor.config.change_flags(traceback__limit=0)
+        self._hidden: _Compiler | None = None
+
+    def __enter__(self) -> None:
+        self._flags.__enter__()
+        if pytensor.config.cxx:
+            self._hidden = _Compiler(pytensor.config.cxx)
+            self._hidden.hidden_from = threading.get_ident()
+            pytensor.config.cxx = self._hidden
+
+    def __exit__(self, *_: object) -> None:
+        self._flags.__exit__()
+        if self._hidden is not None:
+            self._hidden.hidden_from = None
+            if pytensor.config.cxx is self._hidden:
+                pytensor.config.cxx = str.__str__(self._hidden)
+
+
 class python_only(building):
-    """Build, and keep PyTensor from calling a C++ compiler meanwhile.
+    """Build, and keep PyTensor from calling a C++ compiler in this thread meanwhile.
 
     What it evaluates while it rewrites a graph, and functions called once, are quicker in Python
     than any compiler starts.
@@ -66,7 +105,7 @@ class python_only(building):
 
     def __init__(self) -> None:
         super().__init__()
-        self._flags = pytensor.config.change_flags(cxx="", traceback__limit=0)
+        self._flags = _without_compiler()
 
 
 def sample_alone(approx: Approximation) -> None:

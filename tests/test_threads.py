@@ -4,10 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytensor
+import pytest
 
 from model_table import MODELS
 
 import pymc_vi_ext as vix
+
+from pymc_vi_ext.python_only import python_only
 
 JOBS = [
     ("conjugate", "advi", "jax"),
@@ -28,7 +31,7 @@ def numbers(job):
     approx = vix.fit(
         100,
         method,
-        MODELS[model](),
+        model,
         random_seed=1,
         backend=backend,
         convergence=None,
@@ -43,14 +46,52 @@ def numbers(job):
 
 
 def test_threads_give_what_one_gives():
+    # Two models written at the same time may mix up PyTensor's settings by themselves.
+    jobs = [(MODELS[model](), method, backend) for model, method, backend in JOBS]
     before = settings()
-    expected = [numbers(job) for job in JOBS]
-    with ThreadPoolExecutor(len(JOBS)) as pool:
-        found = list(pool.map(numbers, JOBS))
+    expected = [numbers(job) for job in jobs]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        found = list(pool.map(numbers, jobs))
     assert settings() == before
     for one, other in zip(expected, found, strict=True):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    monkeypatch.setattr(pytensor.config, "cxx", "/usr/bin/some-compiler")
+    return pytensor.config.cxx
+
+
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+def test_the_compiler_survives_a_model_written_meanwhile(compiler, first):
+    """PyTensor empties `cxx` while it infers a model's shapes, and puts back what it found."""
+    ours, theirs = python_only(), pytensor.config.change_flags(cxx="")
+    begun = [ours, theirs] if first == "ours" else [theirs, ours]
+    for context in begun:
+        context.__enter__()
+        assert not pytensor.config.cxx
+    begun[0].__exit__(None, None, None)
+    begun[1].__exit__(None, None, None)
+    assert pytensor.config.cxx == compiler
+    with python_only():
+        assert not pytensor.config.cxx
+    assert type(pytensor.config.cxx) is str
+
+
+def test_the_compiler_is_hidden_from_one_thread(compiler):
+    with ThreadPoolExecutor(1) as pool, python_only(), python_only():
+        assert not pytensor.config.cxx
+        assert pool.submit(lambda: bool(pytensor.config.cxx)).result()
+    assert pytensor.config.cxx == compiler
+
+
+def test_no_compiler_stays_none(monkeypatch):
+    monkeypatch.setattr(pytensor.config, "cxx", "")
+    with python_only():
+        assert pytensor.config.cxx == ""
+    assert pytensor.config.cxx == ""
 
 
 def test_draws_of_one_approximation_in_threads():
