@@ -54,8 +54,14 @@ class Optimizer:
     def begin(self, n: int) -> None:
         """Begin anew; `n` steps follow, unless something stops them."""
 
-    def settle(self) -> None:
-        """Leave the lengths of steps as they are: what follows is averaged."""
+    def settle(self, scale: float) -> None:
+        """Leave the lengths of steps as they are: what follows is averaged.
+
+        Parameters
+        ----------
+        scale : float
+            What the moves of the parameters are multiplied by from now on.
+        """
 
     def finish(self) -> None:
         """Set the parameters to the result, where that is not the last iterate."""
@@ -78,10 +84,10 @@ class Together(Optimizer):
         for optimizer in self.optimizers:
             optimizer.begin(n)
 
-    def settle(self) -> None:
+    def settle(self, scale: float) -> None:
         """Leave the lengths of steps as they are."""
         for optimizer in self.optimizers:
-            optimizer.settle()
+            optimizer.settle(scale)
 
     def finish(self) -> None:
         """Set the parameters to the result."""
@@ -190,9 +196,9 @@ class AnnealedAdam(Optimizer):
 
 # Steps over which a mean's travel is measured.
 _TRAVEL_MEMORY = 100
-# Largest gradient, in root mean squares of those before.
-_CLIP = 10.0
-_SETTLED_CLIP = 30.0
+# Largest gradient, in root mean squares of those before. Once these are kept, the least that it is,
+# and the longest step in natural units.
+_CLIP, _SETTLED_CLIP, _LONGEST = 10.0, 30.0, 1 / 3
 
 
 class WhitenedAdam(Optimizer):
@@ -242,12 +248,20 @@ class WhitenedAdam(Optimizer):
     def begin(self, n: int) -> None:
         """Measure travel from where the means are now."""
         self._adapting.set_value(floatX(1.0))
+        self._clip.set_value(floatX(_CLIP))
         for location, slow in self._slow.items():
             slow.set_value(location.get_value())
 
-    def settle(self) -> None:
-        """Keep the second moments, and clip no gradient: steps are linear in gradients then."""
+    def settle(self, scale: float) -> None:
+        """Keep the second moments: steps are linear in gradients then, but for outliers.
+
+        A gradient is clipped where it would move a mean by a third of a standard deviation at once,
+        and not below 30 root mean squares. What clipping makes an average be off by falls with the
+        rate then.
+        """
         self._adapting.set_value(floatX(0.0))
+        longest = _LONGEST / (self.learning_rate * scale)
+        self._clip.set_value(floatX(max(_SETTLED_CLIP, longest)))
 
     def __call__(self, loss_or_grads: Any, params: Any) -> Updates:
         """Return the updates of a step, as PyMC's optimizers do."""
@@ -256,6 +270,7 @@ class WhitenedAdam(Optimizer):
         finite = pt.all(pt.stack([pt.all(pt.isfinite(g)) for g in gradients.values()]))
         step = pytensor.shared(floatX(0.0), "adam_step")
         self._adapting = pytensor.shared(floatX(1.0), "adapting")
+        self._clip = pytensor.shared(floatX(_CLIP), "clip")
         now = step + floatX(1.0)
         updates: Updates = OrderedDict({step: now})
         length = floatX(self.learning_rate) / (floatX(1.0) - floatX(_BETA1) ** now)
@@ -268,8 +283,7 @@ class WhitenedAdam(Optimizer):
             second = pytensor.shared(floatX(np.zeros(shape)), "second_moment")
             gradient = pt.switch(finite, gradient, floatX(0.0))
             # Adam would remember an outlier for thousands of steps, and hardly move.
-            most = pt.switch(self._adapting > 0, floatX(_CLIP), floatX(_SETTLED_CLIP))
-            limit = pt.switch(step > 0, most * pt.sqrt(second / before_bias), np.inf)
+            limit = pt.switch(step > 0, self._clip * pt.sqrt(second / before_bias), np.inf)
             gradient = pt.clip(gradient, -limit, limit)
             updates[first] = floatX(_BETA1) * first + floatX(1 - _BETA1) * gradient
             change = floatX(1 - _BETA2) * (gradient**2 - second)

@@ -17,7 +17,7 @@ from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.approximations.parameters import set_parameters
-from pymc_vi_ext.engine import GrowingProgram, StepProgram, numbers_computed
+from pymc_vi_ext.engine import GrowingProgram, QuasiNoise, StepProgram, numbers_computed
 from pymc_vi_ext.interrupts import check, held
 from pymc_vi_ext.upstream import reseed_rngs
 
@@ -68,6 +68,11 @@ class FitState:
         """Multiplies every move of the parameters; set it to change the learning rate."""
         return self.program.rate_scale
 
+    @property
+    def rate(self) -> float:
+        """What the moves of the parameters are multiplied by now."""
+        return float(self.rate_scale.get_value())
+
     def scale_rate(self, factor: float) -> None:
         """Multiply the learning rate."""
         now = self.rate_scale.get_value()
@@ -84,6 +89,13 @@ class FitState:
         if isinstance(program, GrowingProgram):
             program = program.whole
         return numbers_computed(program) if isinstance(program, StepProgram) else math.inf
+
+    @property
+    def quasi_noise(self) -> QuasiNoise:
+        """What may stand for the random numbers of the steps; idle where nothing is replaced."""
+        if isinstance(self.program, StepProgram | GrowingProgram):
+            return self.program.quasi_noise
+        return QuasiNoise()
 
     @property
     def reads_all_data(self) -> bool:
@@ -128,6 +140,7 @@ class FitState:
             kept = {variable: variable.get_value() for variable in [*program.state, scale]}
             try:
                 scale.set_value(kept[scale] * 0)
+                self.quasi_noise.rest()
                 if isinstance(program, GrowingProgram):
                     program.grown.set_value(floatX(1.0))
                 for row, point in zip(losses, points, strict=True):

@@ -162,6 +162,7 @@ class Saved:
                     f"{value.shape} there and {np.shape(now)} here."
                 )
             variable.set_value(value.astype(now.dtype))
+        fit_state.quasi_noise.restore()
         savers = _with_state(fit_state.callbacks)
         kinds = [c.name for c in savers]
         if kinds != [kind for kind, _ in self.header["callbacks"]]:

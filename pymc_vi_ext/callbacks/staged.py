@@ -15,6 +15,14 @@ from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.approximations.parameters import flat_parameters, moments, set_parameters
+from pymc_vi_ext.callbacks._averaging import (
+    LOOK,
+    RATIO,
+    biases,
+    phase_lengths,
+    settled_part,
+    standard_errors,
+)
 from pymc_vi_ext.callbacks._statistics import mean_and_error
 from pymc_vi_ext.callbacks.callback import Losses, Rule, Unsettled
 from pymc_vi_ext.options import positive, whole_number
@@ -44,10 +52,8 @@ _MOST_FAILURES = 3
 _STILL = 0.9
 # Rounding errors of a loss, in units of its last place.
 _ROUNDING = 8
-# The last average: steps between two looks, blocks whose spread is its standard error, their least
-# number, and about how many numbers it may read in all.
-_LONG, _BATCHES, _FEWEST_BLOCKS, _MOST_WORK = 250, (4, 8, 16), 20, 2e8
-_MOST_AVERAGED = 60_000  # steps
+# About how many numbers the last average may compute in all.
+_MOST_WORK = 4e8
 # Draws of the result, fewest and most, of which none may have an infinite loss; and the tail of
 # their losses, its Pareto k and standard error in nats, from which on they say nothing.
 _DRAWS_OF_RESULT = (256, 20_000)
@@ -148,11 +154,11 @@ class StagedStop(Rule):
 
     _saved = (
         *("stage", "next_check", "blocks", "pending", "joined", "best", "draws_seed", "gap"),
-        *("restarts", "start", "first_losses", "failures", "every", "averaging", "aligned"),
-        *("reached", "gain", "limit"),
+        *("restarts", "start", "first_losses", "failures", "every", "reached", "gain", "limit"),
+        *("phases", "phase_began", "averages"),
     )
 
-    _rows = ("blocks", "pending")
+    _rows = ("blocks", "pending", "averages")
 
     def __init__(
         self,
@@ -209,8 +215,8 @@ class StagedStop(Rule):
     def average(self) -> np.ndarray | None:
         """Return the average over the last half of this stage; at first, the result before."""
         blocks = np.asarray(self._blocks)
-        if self._averaging:
-            return _settled_part(blocks).mean(axis=0) if len(blocks) else self._best
+        if self._phases:
+            return self._averages[-1] if self._averages else self._best
         return blocks[len(blocks) // 2 :].mean(axis=0) if len(blocks) >= 4 else self._best
 
     @property
@@ -238,10 +244,12 @@ class StagedStop(Rule):
         self._restarts = self._failures = 0
         self._start = None
         self._first_losses: np.ndarray | None = None
-        # Steps that the last average may take, once it is that; and what ended the stages.
-        self._averaging = 0
-        self._aligned = False
+        # What ended the stages. Lengths of the phases of the last average that are left, once it is
+        # that; the step after which the present one began, and the averages of those before.
         self._reached = ""
+        self._phases: list[int] = []
+        self._phase_began = 0
+        self._averages: list[np.ndarray] = []
         # The tolerance, or what losses are rounded to where that is more.
         self._limit = self.tolerance
         self._next_stage()
@@ -259,12 +267,16 @@ class StagedStop(Rule):
         state = self._running(approx)
         if not state.minimises_elbo:
             losses = None
-        if self._averaging and not self._aligned:
+        if self._phases and not self._phase_began:
             # Its blocks begin where its looks do.
-            self._aligned = True
+            self._phase_began = i
             self.restart_block()
+            self._draws_seed += 1
+            state.quasi_noise.begin(self._draws_seed)
             return
         self._collect()
+        if self._phases:
+            state.quasi_noise.go_on(i - self._phase_began)
         if losses is not None and self._first_losses is None:
             self._first_losses = losses[-steps:].copy()
         taken = len(self._blocks) * self._joined * self.every
@@ -272,9 +284,8 @@ class StagedStop(Rule):
             return
         self._next_check = int(taken * _GROWTH)
         blocks = np.asarray(self._blocks)
-        if self._averaging:
-            self._next_check = min(self._next_check, self._averaging)
-            self._look_at_average(state, blocks, taken)
+        if self._phases:
+            self._end_phase(state, blocks)
             return
         half, last = len(blocks) // 2, (3 * len(blocks)) // 4
         early, late = blocks[half:last].mean(axis=0), blocks[last:].mean(axis=0)
@@ -343,7 +354,7 @@ class StagedStop(Rule):
     def _restart(self, state: FitState, i: int) -> None:
         assert self._start is not None
         self._restarts += 1
-        self._every, self._averaging, self._aligned = _EVERY, 0, False
+        self._every, self._phases, self._averages = _EVERY, [], []
         set_parameters(state.approx, self._start if self._best is None else self._best)
         state.program.restart_optimizer()
         state.optimizer.begin(state.end - i)
@@ -424,7 +435,7 @@ class StagedStop(Rule):
     def _end_stage(
         self, state: FitState, scored: bool, both: np.ndarray, taken: int, i: int
     ) -> None:
-        approx, rate = state.approx, float(state.rate_scale.get_value())
+        approx, rate = state.approx, state.rate
         if not scored:
             if self._stage + 1 == _MOMENT_STAGES:
                 raise StopIteration(
@@ -456,8 +467,9 @@ class StagedStop(Rule):
                     return
             self._best = both
             set_parameters(approx, both)
-            state.optimizer.settle()
         state.scale_rate(_RATE_RATIO)
+        if scored:
+            state.optimizer.settle(state.rate)
         self._stage += 1
         self._next_stage()
         if state.reads_all_data:
@@ -468,37 +480,45 @@ class StagedStop(Rule):
         """Begin the last average, where it costs next to nothing."""
         assert self._best is not None
         # Its first block begins at a multiple of its length.
-        left = ((state.end - i) // _LONG - 1) * _LONG
-        steps = int(min(_MOST_WORK / (state.work + _FIXED_WORK), _MOST_AVERAGED, left))
-        if self.accuracy is None or steps < _FEWEST_BLOCKS * _LONG or not _has_moments(state):
+        left = min(_MOST_WORK / (state.work + _FIXED_WORK), state.end - i - LOOK)
+        phases = phase_lengths(int(left))
+        if self.accuracy is None or not phases or not _has_moments(state):
             self._accept(state, self._best, self._reached)
-        self._averaging = steps
-        self._every = _LONG
-        state.scale_rate(_RATE_RATIO)
-        state.optimizer.settle()
-        self.restart_block()
-        self._next_stage()
-        self._next_check = _FEWEST_BLOCKS * _LONG
+        self._phases, self._averages, self._every = phases, [], LOOK
+        self._begin_phase(state, self._best)
 
-    def _look_at_average(self, state: FitState, blocks: np.ndarray, taken: int) -> None:
-        """End the fit where the error of the last average is small, or its time is over."""
+    def _begin_phase(self, state: FitState, point: np.ndarray) -> None:
+        set_parameters(state.approx, point)
+        state.optimizer.settle(state.rate)
+        self._phase_began = 0
+        self._next_stage()
+        self._next_check = self._phases[0]
+
+    def _end_phase(self, state: FitState, blocks: np.ndarray) -> None:
+        """End the fit where the last average is good enough, or its last phase is over."""
         assert self.accuracy is not None
-        settled = _settled_part(blocks)
+        settled = settled_part(blocks)
         average = settled.mean(axis=0)
-        of_means, of_sds = _errors(state.approx, settled)
-        self._status = f"last average: means +-{of_means:.2g} sd, sds +-{of_sds:.2%}"
-        self._gap = self._status
-        precise = max(of_means, _OF_SDS * of_sds) < self.accuracy
-        if precise or taken >= self._averaging:
+        of_means, of_sds = standard_errors(state.approx, settled)
+        found = f"a standard error of {of_means:.2g} sd in means and of {of_sds:.1%} in sds"
+        if self._averages:
+            bias_means, bias_sds = biases(state.approx, self._averages[-1], average)
+            found += f", and a bias of about {bias_means:.2g} sd and {bias_sds:.1%}"
+            of_means, of_sds = max(of_means, bias_means), max(of_sds, bias_sds)
+        steps, *self._phases = self._phases
+        self._status = self._gap = f"last average: means +-{of_means:.2g} sd, sds +-{of_sds:.2%}"
+        precise = self._averages and max(of_means, _OF_SDS * of_sds) < self.accuracy
+        if precise or not self._phases:
             self._accept(
-                state,
-                average,
-                f"{self._reached}; the average of {taken:,} more has a standard error of "
-                f"{of_means:.2g} sd in means and of {of_sds:.1%} in sds",
+                state, average, f"{self._reached}; the average of {steps:,} more has {found}"
             )
+        self._averages.append(average)
+        state.scale_rate(1 / RATIO)
+        self._begin_phase(state, average)
 
     def _accept(self, state: FitState, point: np.ndarray, evidence: str) -> NoReturn:
         """End the fit with `point`, unless draws there show that no average can be trusted."""
+        state.quasi_noise.rest()
         set_parameters(state.approx, point)
         if self._limit > self.tolerance:
             raise Unsettled(
@@ -530,27 +550,6 @@ def _precision() -> str:
     """Return the precision that losses are computed in."""
     dtype: str = pytensor.config.floatX
     return dtype
-
-
-def _settled_part(blocks: np.ndarray) -> np.ndarray:
-    """Return the blocks of the last average but the first ones, of the rate before."""
-    return blocks[len(blocks) // 8 :]
-
-
-def _errors(approx: Approximation, blocks: np.ndarray) -> tuple[float, float]:
-    """Return the largest standard errors of means, in sds, and of log sds, of an average of blocks.
-
-    From the spread of batches of them, the largest over several numbers of batches: iterates that
-    are alike over long stretches show in few long batches only.
-    """
-    found = []
-    for count in _BATCHES:
-        batches = [part.mean(axis=0) for part in np.array_split(blocks, count)]
-        means, log_sds = moments(approx, np.asarray(batches))
-        spread = means.std(axis=0, ddof=1) / np.exp(log_sds.mean(axis=0))
-        found.append((np.max(spread), np.max(log_sds.std(axis=0, ddof=1))) / np.sqrt(count))
-    of_means, of_sds = np.max(found, axis=0)
-    return float(of_means), float(of_sds)
 
 
 def _tail(losses: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 from pymc_vi_ext.engine.backend import BACKENDS, Loop, make_loop
 from pymc_vi_ext.engine.growing import GrowingLoop, GrowingProgram
 from pymc_vi_ext.engine.program import Program, StepProgram, numbers_computed
+from pymc_vi_ext.engine.quasi_noise import QuasiNoise
 
 __all__ = [
     "BACKENDS",
@@ -10,6 +11,7 @@ __all__ = [
     "GrowingProgram",
     "Loop",
     "Program",
+    "QuasiNoise",
     "StepProgram",
     "make_loop",
     "numbers_computed",

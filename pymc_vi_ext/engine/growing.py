@@ -12,6 +12,7 @@ from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.engine.backend import Loop
 from pymc_vi_ext.engine.program import StepProgram
+from pymc_vi_ext.engine.quasi_noise import QuasiNoise
 from pymc_vi_ext.probe import Probe
 
 
@@ -42,6 +43,11 @@ class GrowingProgram:
     def probe(self) -> Probe | None:
         """What the gradient of the steps is held against."""
         return self.batches.probe
+
+    @property
+    def quasi_noise(self) -> QuasiNoise:
+        """What may stand for the random numbers of the steps on all data."""
+        return self.whole.quasi_noise
 
     @property
     def has_grown(self) -> bool:

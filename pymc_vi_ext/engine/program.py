@@ -20,6 +20,7 @@ from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import TensorType
 
 from pymc_vi_ext.engine.differentiable import gradient_of
+from pymc_vi_ext.engine.quasi_noise import QuasiNoise
 from pymc_vi_ext.engine.vectorize import vectorized
 from pymc_vi_ext.probe import Probe
 from pymc_vi_ext.python_only import python_only
@@ -93,6 +94,8 @@ class StepProgram:
         step only evaluates its loss.
     probe : Probe or None
         What the gradient of the step is held against.
+    quasi_noise : QuasiNoise
+        What may stand for the random numbers of the step's draws.
     """
 
     def __init__(
@@ -104,9 +107,11 @@ class StepProgram:
         check_bounds: bool = True,
         rate_scale: SharedVariable | None = None,
         probe: Probe | None = None,
+        quasi_noise: QuasiNoise | None = None,
     ):
         self.loss = loss
         self.probe = probe
+        self.quasi_noise = QuasiNoise() if quasi_noise is None else quasi_noise
         # A step that moves no parameters has none in it.
         self.rate_scale = new_rate_scale() if rate_scale is None else rate_scale
         updates = dict(updates)
@@ -146,6 +151,7 @@ class StepProgram:
         loss_scale: float = 1.0,
         whole: pm.Model | None = None,
         rate_scale: SharedVariable | None = None,
+        quasi_noise: QuasiNoise | None = None,
         **kwargs: Any,
     ) -> "StepProgram":
         """Build the program of one step of `inference`.
@@ -165,6 +171,8 @@ class StepProgram:
             The model on all of its data, for steps on these and not on minibatches.
         rate_scale : SharedVariable, optional
             By default a new one.
+        quasi_noise : QuasiNoise, optional
+            What is to stand for the random numbers of the draws when it is asked to.
         **kwargs
             As :meth:`pymc.variational.opvi.ObjectiveFunction.updates`: `obj_n_mc`,
             `obj_optimizer`, `more_updates`, `more_replacements`, `total_grad_norm_constraint` ...
@@ -183,7 +191,8 @@ class StepProgram:
         >>> [variable.name for variable in program.state[:3]]
         [None, None, 'mu']
         """
-        objective = vectorized(inference.objective, kwargs.get("obj_n_mc"), whole)
+        draws = kwargs.get("obj_n_mc")
+        objective = vectorized(inference.objective, draws, whole, quasi_noise)
         if probe is not None and "obj_optimizer" in kwargs:
             norm = kwargs.pop("total_grad_norm_constraint", None)
             kwargs["obj_optimizer"] = probe.watching(kwargs["obj_optimizer"], norm)
@@ -197,6 +206,8 @@ class StepProgram:
         loss = updates.loss
         if loss is not None and loss_scale != 1:
             loss = loss * floatX(loss_scale)
+        if quasi_noise is not None:
+            updates.update(quasi_noise.updates)
         owned_by_user = {
             *inference.approx.params,
             *objective.test_params,
@@ -212,6 +223,7 @@ class StepProgram:
             check_bounds=inference.approx.model.check_bounds,
             rate_scale=rate_scale,
             probe=probe,
+            quasi_noise=quasi_noise,
         )
 
     @property

@@ -28,6 +28,7 @@ from pytensor.graph.traversal import ancestors
 from pytensor.scan.op import Scan
 from pytensor.tensor.blockwise import Blockwise
 
+from pymc_vi_ext.engine.quasi_noise import QuasiNoise
 from pymc_vi_ext.engine.shapes import known_shape, with_static_shapes
 from pymc_vi_ext.minibatches import minibatch_scale
 from pymc_vi_ext.upstream import (
@@ -53,9 +54,12 @@ class _VectorizedSampling:
     ----------
     whole : pymc.Model or None
         The model on all of its data, where the draws are not to see minibatches.
+    quasi_noise : QuasiNoise or None
+        What may stand for the random numbers that draws are made of.
     """
 
     whole: pm.Model | None
+    quasi_noise: QuasiNoise | None
 
     @property
     def model(self) -> pm.Model:
@@ -73,6 +77,20 @@ class _VectorizedSampling:
             same = {v: own[v.name] for v in self.whole.value_vars}
             node = graph_replace(node, same, strict=False)
         return super().to_flat_input(node, more_replacements=more_replacements)  # type: ignore[misc]
+
+    def make_size_and_deterministic_replacements(
+        self, s: Any, d: Any, more_replacements: Any = None
+    ) -> dict[Variable, Variable]:
+        found: dict[Variable, Variable] = super().make_size_and_deterministic_replacements(  # type: ignore[misc]
+            s, d, more_replacements
+        )
+        groups = self.groups  # type: ignore[attr-defined]
+        if self.quasi_noise is None or any(g.initial_dist_name != "normal" for g in groups):
+            return found
+        # Of no known width where it is one column a variable.
+        widths = {g.symbolic_initial: g.symbolic_initial.type.shape[-1] or g.ddim for g in groups}
+        random = {noise: found[noise] for noise in widths}
+        return {**found, **self.quasi_noise.in_place_of(random, widths, s or 1)}
 
     def symbolic_sample_over_posterior(self, node: Any, more_replacements: Any = None) -> Any:
         flat = self.to_flat_input(node)
@@ -189,7 +207,10 @@ def over_rows(outputs: list[Variable], rows: Mapping[Variable, Variable]) -> lis
 
 
 def vectorized(
-    objective: ObjectiveFunction, draws: int | None, whole: pm.Model | None = None
+    objective: ObjectiveFunction,
+    draws: int | None,
+    whole: pm.Model | None = None,
+    quasi_noise: QuasiNoise | None = None,
 ) -> ObjectiveFunction:
     """Return a view of `objective` whose draws are a batch dimension.
 
@@ -204,6 +225,8 @@ def vectorized(
         Draws a step; None is one, as in PyMC.
     whole : pymc.Model, optional
         The model on all of its data, in place of its own on minibatches.
+    quasi_noise : QuasiNoise, optional
+        What may stand for the random numbers of the draws.
 
     Returns
     -------
@@ -213,7 +236,8 @@ def vectorized(
     # Objectives with a test function (Stein's) always work on a batch.
     single = draws in (None, 1) and not objective.op.has_test_function
     op = copy.copy(objective.op)
-    op.approx = _view(objective.approx, _SingleDraw if single else _VectorizedSampling, whole)
+    mixin = _SingleDraw if single else _VectorizedSampling
+    op.approx = _view(objective.approx, mixin, whole, quasi_noise)
     clone = copy.copy(objective)
     clone.op = op
     return clone
@@ -224,8 +248,13 @@ def vectorized_approximation(approx: Approximation, whole: pm.Model | None = Non
     return _view(approx, _VectorizedSampling, whole)
 
 
-def _view(approx: Approximation, mixin: type, whole: pm.Model | None) -> Approximation:
+def _view(
+    approx: Approximation,
+    mixin: type,
+    whole: pm.Model | None,
+    quasi_noise: QuasiNoise | None = None,
+) -> Approximation:
     cls = type(approx)
     view: Approximation = object.__new__(type(cls.__name__, (mixin, cls), {}))
-    vars(view).update(without_cache(approx), whole=whole)
+    vars(view).update(without_cache(approx), whole=whole, quasi_noise=quasi_noise)
     return view

@@ -20,7 +20,7 @@ from pymc.vartypes import discrete_types
 
 from pymc_vi_ext.approximations import OneGroup
 from pymc_vi_ext.callbacks import Rule, StagedStop
-from pymc_vi_ext.engine import GrowingLoop, GrowingProgram, Loop, StepProgram, make_loop
+from pymc_vi_ext.engine import GrowingLoop, GrowingProgram, Loop, QuasiNoise, StepProgram, make_loop
 from pymc_vi_ext.errors import warn
 from pymc_vi_ext.gradient_check import check_gradient
 from pymc_vi_ext.inference._start_values import check_start
@@ -164,10 +164,14 @@ class EngineMethod(LoopMethod):
             "loss_scale": unit,
         }
 
+        judged = request.rule is not None and request.rule.part_of_step
+
         def step(**more: Any) -> tuple[StepProgram, Optimizer]:
             optimizer = self._optimizer(request) if self.has_optimizer else Optimizer()
             if self.has_optimizer:
                 more["obj_optimizer"] = optimizer
+            if judged:
+                more["quasi_noise"] = QuasiNoise()
             return StepProgram.from_inference(self, **options, **more), optimizer
 
         program, optimizer = step()
@@ -175,7 +179,6 @@ class EngineMethod(LoopMethod):
             make_loop, backend=request.backend, compile_kwargs=request.compile_kwargs
         )
         loop = compiled(program)
-        judged = request.rule is not None and request.rule.part_of_step
         if not (in_batches and judged and size_of_data(model) <= _MOST_NUMBERS):
             return Prepared(program, loop, optimizer, unit)
         whole, second = step(whole=on_all_data(model), rate_scale=program.rate_scale)

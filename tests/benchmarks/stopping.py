@@ -129,19 +129,31 @@ class Family:
     Parameters are means, and logarithms of standard deviations or the packed factor.
     """
 
-    def __init__(self, model: pm.Model, method: str):
+    def __init__(self, model: pm.Model, method: str, draws: int = OPTIMUM_DRAWS):
         self.density = jax_density(model)
         self.d = self.density.start.size
         self.full = method == "fullrank_advi"
         # What an optimum on fixed draws gains over the true one, it loses on others: results are
         # compared on draws that nothing was fitted to.
-        self.draws, self.others = (self._antithetic(seed) for seed in (123, 321))
+        self.draws, self.others = (self._antithetic(seed, draws) for seed in (123, 321))
         self.rows = np.tril_indices(self.d)
-        self.elbo = jax.jit(lambda p: self._elbo(p, self.others))
-        self.negative = jax.jit(jax.value_and_grad(lambda p: -self._elbo(p, self.draws)))
+        self._value = jax.jit(self._elbo)
+        self._gradient = jax.jit(jax.value_and_grad(lambda p, draws: -self._elbo(p, draws)))
 
-    def _antithetic(self, seed: int) -> Any:
-        half = np.random.default_rng(seed).normal(size=(OPTIMUM_DRAWS // 2, self.d))
+    def swap(self) -> None:
+        """Take the other draws for fitting."""
+        self.draws, self.others = self.others, self.draws
+
+    def elbo(self, p: Any) -> Any:
+        """Return the ELBO on draws that nothing was fitted to."""
+        return self._value(p, self.others)
+
+    def negative(self, p: Any) -> Any:
+        """Return the negative ELBO on the draws for fitting, and its gradient."""
+        return self._gradient(p, self.draws)
+
+    def _antithetic(self, seed: int, draws: int) -> Any:
+        half = np.random.default_rng(seed).normal(size=(draws // 2, self.d))
         return jnp.asarray(np.concatenate([half, -half]) / half.std(axis=0))
 
     @property
@@ -204,8 +216,8 @@ def begin(start: np.ndarray, seed: int) -> tuple:
     return jnp.asarray(start), zeros, zeros, 0.0, jax.random.key(seed)
 
 
-def polished(family: Family, start: np.ndarray, seconds: float) -> float:
-    """Return the ELBO of what L-BFGS finds from `start` on fixed draws."""
+def polished(family: Family, start: np.ndarray, seconds: float) -> np.ndarray:
+    """Return what L-BFGS finds from `start` on fixed draws."""
     negative = family.negative
     until = time.perf_counter() + seconds
     best = (np.inf, start)
@@ -228,7 +240,12 @@ def polished(family: Family, start: np.ndarray, seconds: float) -> float:
             method="L-BFGS-B",
             options={"maxiter": 5_000, "maxfun": 8_000, "ftol": 1e-13, "gtol": 1e-7},
         )
-    found = float(family.elbo(jnp.asarray(best[1])))
+    return best[1]
+
+
+def highest(family: Family, start: np.ndarray, seconds: float) -> float:
+    """Return the ELBO of what L-BFGS finds from `start`."""
+    found = float(family.elbo(jnp.asarray(polished(family, start, seconds))))
     return found if np.isfinite(found) else -np.inf
 
 
@@ -323,13 +340,13 @@ def judge(
             case.fits.setdefault(rule, []).append(fit)
     elbos = [float(family.elbo(jnp.asarray(p))) for _, _, p, _ in results]
     elbos = [value if np.isfinite(value) else -np.inf for value in elbos]
-    highest = results[int(np.argmax(elbos))][2]
-    case.elbo = max(polished(family, highest, arguments.polish), *elbos)
+    best = results[int(np.argmax(elbos))][2]
+    case.elbo = max(highest(family, best, arguments.polish), *elbos)
     for (rule, seed, p, _), value in zip(results, elbos, strict=True):
         fit = next(f for f in case.fits[rule] if f.seed == seed)
         fit.short = fit.own_short = case.elbo - value
         if fit.stopped and np.isfinite(value) and fit.short > WITHIN:
-            own = max(polished(family, p, arguments.polish), value)
+            own = max(highest(family, p, arguments.polish), value)
             fit.own_short = min(own, case.elbo) - value
     if arguments.hindsight:
         case.fewest = hindsight(family, case.elbo, arguments.cap, arguments.hindsight)
