@@ -54,14 +54,24 @@ class Optimizer:
     def begin(self, n: int) -> None:
         """Begin anew; `n` steps follow, unless something stops them."""
 
-    def settle(self, scale: float) -> None:
-        """Leave the lengths of steps as they are: what follows is averaged.
+    def settle(self) -> None:
+        """Leave the lengths of steps as they are: what follows is averaged."""
+
+    def linearise(self, scale: float) -> float:
+        """Make moves linear in each gradient, where it can.
 
         Parameters
         ----------
         scale : float
-            What the moves of the parameters are multiplied by from now on.
+            What moves as they are now would be multiplied by.
+
+        Returns
+        -------
+        float
+            How many times smaller they are than before, and have to be multiplied by; 1 where they
+            stay as they are.
         """
+        return 1.0
 
     def finish(self) -> None:
         """Set the parameters to the result, where that is not the last iterate."""
@@ -84,10 +94,14 @@ class Together(Optimizer):
         for optimizer in self.optimizers:
             optimizer.begin(n)
 
-    def settle(self, scale: float) -> None:
+    def settle(self) -> None:
         """Leave the lengths of steps as they are."""
         for optimizer in self.optimizers:
-            optimizer.settle(scale)
+            optimizer.settle()
+
+    def linearise(self, scale: float) -> float:
+        """Make moves linear, of all that can."""
+        return max(optimizer.linearise(scale) for optimizer in self.optimizers)
 
     def finish(self) -> None:
         """Set the parameters to the result."""
@@ -196,9 +210,11 @@ class AnnealedAdam(Optimizer):
 
 # Steps over which a mean's travel is measured.
 _TRAVEL_MEMORY = 100
-# Largest gradient, in root mean squares of those before. Once these are kept, the least that it is,
-# and the longest step in natural units.
-_CLIP, _SETTLED_CLIP, _LONGEST = 10.0, 30.0, 1 / 3
+# Largest gradient, in root mean squares of those before: at first, and once these are kept.
+_CLIP, _SETTLED_CLIP = 10.0, 30.0
+# How many times smaller moves are once they are linear, and the longest, in natural units, as it is
+# multiplied.
+_SMALLER, _LONGEST = 1_000.0, 1 / 3
 
 
 class WhitenedAdam(Optimizer):
@@ -249,19 +265,29 @@ class WhitenedAdam(Optimizer):
         """Measure travel from where the means are now."""
         self._adapting.set_value(floatX(1.0))
         self._clip.set_value(floatX(_CLIP))
+        self._rate.set_value(floatX(self.learning_rate))
+        self._momentum.set_value(floatX(_BETA1))
         for location, slow in self._slow.items():
             slow.set_value(location.get_value())
 
-    def settle(self, scale: float) -> None:
-        """Keep the second moments: steps are linear in gradients then, but for outliers.
-
-        A gradient is clipped where it would move a mean by a third of a standard deviation at once,
-        and not below 30 root mean squares. What clipping makes an average be off by falls with the
-        rate then.
-        """
+    def settle(self) -> None:
+        """Keep the second moments: steps are linear in gradients then, but for outliers."""
         self._adapting.set_value(floatX(0.0))
+        self._clip.set_value(floatX(_SETTLED_CLIP))
+
+    def linearise(self, scale: float) -> float:
+        r"""Make moves of the parameters linear in each gradient.
+
+        Without momentum, and so small that :math:`e^x - 1` is :math:`x`: the mean move is then that
+        of the mean gradient, whatever the distribution of gradients. One is clipped only where, by
+        itself, it would move a mean by a third of a standard deviation.
+        """
+        self.settle()
+        self._momentum.set_value(floatX(0.0))
+        self._rate.set_value(floatX(self.learning_rate / _SMALLER))
         longest = _LONGEST / (self.learning_rate * scale)
         self._clip.set_value(floatX(max(_SETTLED_CLIP, longest)))
+        return _SMALLER
 
     def __call__(self, loss_or_grads: Any, params: Any) -> Updates:
         """Return the updates of a step, as PyMC's optimizers do."""
@@ -271,9 +297,11 @@ class WhitenedAdam(Optimizer):
         step = pytensor.shared(floatX(0.0), "adam_step")
         self._adapting = pytensor.shared(floatX(1.0), "adapting")
         self._clip = pytensor.shared(floatX(_CLIP), "clip")
+        self._rate = pytensor.shared(floatX(self.learning_rate), "rate")
+        self._momentum = pytensor.shared(floatX(_BETA1), "momentum")
         now = step + floatX(1.0)
         updates: Updates = OrderedDict({step: now})
-        length = floatX(self.learning_rate) / (floatX(1.0) - floatX(_BETA1) ** now)
+        length = self._rate / (floatX(1.0) - self._momentum**now)
         variance_bias = floatX(1.0) - floatX(_BETA2) ** now
         before_bias = floatX(1.0) - floatX(_BETA2) ** pt.maximum(step, floatX(1.0))
 
@@ -285,7 +313,7 @@ class WhitenedAdam(Optimizer):
             # Adam would remember an outlier for thousands of steps, and hardly move.
             limit = pt.switch(step > 0, self._clip * pt.sqrt(second / before_bias), np.inf)
             gradient = pt.clip(gradient, -limit, limit)
-            updates[first] = floatX(_BETA1) * first + floatX(1 - _BETA1) * gradient
+            updates[first] = self._momentum * first + (floatX(1.0) - self._momentum) * gradient
             change = floatX(1 - _BETA2) * (gradient**2 - second)
             updates[second] = second + self._adapting * change
             return -length * updates[first] / (pt.sqrt(updates[second] / variance_bias) + _EPSILON)

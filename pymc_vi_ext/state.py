@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from pymc.pytensorf import floatX
 from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
-from pymc_vi_ext.approximations.parameters import set_parameters
+from pymc_vi_ext.approximations.parameters import flat_parameters, set_parameters
 from pymc_vi_ext.engine import GrowingProgram, QuasiNoise, StepProgram, numbers_computed
 from pymc_vi_ext.interrupts import check, held
 from pymc_vi_ext.upstream import reseed_rngs
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # A call of the engine cannot be interrupted; it grows no longer than about four times this.
 _SECONDS_PER_CALL = 0.05
+# The rate of steps whose mean move is asked for: by the last they have moved next to nothing.
+_HARDLY = 0.01
 
 
 @dataclass
@@ -133,25 +136,59 @@ class FitState:
         array of shape (points, draws)
             In nats of the full data; infinite from a loss that is NaN.
         """
-        program, scale = self.program, self.rate_scale
         losses = np.full((len(points), draws), np.inf)
+        with self._aside(scale=0.0):
+            for row, point in zip(losses, points, strict=True):
+                set_parameters(self.approx, point)
+                reseed_rngs(self.program.rngs, seed)
+                found = self._losses_here(draws)
+                row[: len(found)] = np.where(np.isnan(found), np.inf, found)
+        return losses
+
+    def mean_move(self, point: np.ndarray, draws: int, seed: int) -> np.ndarray:
+        """Return the mean move of the parameters at `point`, of quasi-random draws.
+
+        That of steps which hardly move, in place of a gradient: it is 0 where the mean gradient is,
+        if the optimizer's moves are linear. The fit is left as it was.
+
+        Parameters
+        ----------
+        point : array of shape (size,)
+            Flat vector of all variational parameters.
+        draws : int
+            As many at most as the noise has ready.
+        seed : int
+            Of the draws: the same for the same.
+
+        Returns
+        -------
+        array of shape (size,)
+            NaN where a loss is.
+        """
+        with self._aside(scale=_HARDLY):
+            set_parameters(self.approx, point)
+            self.quasi_noise.begin(seed)
+            taken = len(self._losses_here(draws))
+            self.sync()
+            move: np.ndarray = (flat_parameters(self.approx) - point) / (draws * _HARDLY)
+        return move if taken == draws else move * np.nan
+
+    @contextmanager
+    def _aside(self, scale: float) -> Iterator[None]:
+        """Take steps that do not count, at a rate of their own; of two programs, on all data."""
+        program, rate = self.program, self.rate_scale
         with held():
             self.sync()
-            kept = {variable: variable.get_value() for variable in [*program.state, scale]}
+            kept = {variable: variable.get_value() for variable in [*program.state, rate]}
             try:
-                scale.set_value(kept[scale] * 0)
+                rate.set_value(floatX(scale))
                 self.quasi_noise.rest()
                 if isinstance(program, GrowingProgram):
                     program.grown.set_value(floatX(1.0))
-                for row, point in zip(losses, points, strict=True):
-                    set_parameters(self.approx, point)
-                    reseed_rngs(program.rngs, seed)
-                    found = self._losses_here(draws)
-                    row[: len(found)] = np.where(np.isnan(found), np.inf, found)
+                yield
             finally:
                 for variable, value in kept.items():
                     variable.set_value(value)
-        return losses
 
     def _losses_here(self, draws: int) -> np.ndarray:
         """Return losses of up to `draws` steps, fewer after a NaN, in calls that last not long."""

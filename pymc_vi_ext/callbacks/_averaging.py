@@ -56,6 +56,12 @@ def biases(approx: Approximation, before: np.ndarray, now: np.ndarray) -> tuple[
     A bias of order :math:`\eta` is :math:`c \eta` now and was :math:`r c \eta` at the rate of the
     average `before`, :math:`r` times as large: it is their difference over :math:`r - 1`.
     """
-    (means, log_sds), (old_means, old_log_sds) = moments(approx, now), moments(approx, before)
-    of_means = np.max(abs(means - old_means) / np.exp(log_sds)) / (RATIO - 1)
-    return float(of_means), float(np.max(abs(log_sds - old_log_sds)) / (RATIO - 1))
+    of_means, of_sds = distances(approx, before, now)
+    return of_means / (RATIO - 1), of_sds / (RATIO - 1)
+
+
+def distances(approx: Approximation, one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """Return the largest distances of means, in sds, and of log sds."""
+    (means, log_sds), (other_means, other_log_sds) = moments(approx, one), moments(approx, other)
+    of_means = np.max(abs(means - other_means) / np.exp(other_log_sds))
+    return float(of_means), float(np.max(abs(log_sds - other_log_sds)))

@@ -23,6 +23,7 @@ from pymc_vi_ext.callbacks._averaging import (
     settled_part,
     standard_errors,
 )
+from pymc_vi_ext.callbacks._root import draws_needed, root_near
 from pymc_vi_ext.callbacks._statistics import mean_and_error
 from pymc_vi_ext.callbacks.callback import Losses, Rule, Unsettled
 from pymc_vi_ext.options import positive, whole_number
@@ -54,6 +55,8 @@ _STILL = 0.9
 _ROUNDING = 8
 # About how many numbers the last average may compute in all.
 _MOST_WORK = 4e8
+# The scale of moves that are only looked at.
+_NO_MOVE = 1e-6
 # Draws of the result, fewest and most, of which none may have an infinite loss; and the tail of
 # their losses, its Pareto k and standard error in nats, from which on they say nothing.
 _DRAWS_OF_RESULT = (256, 20_000)
@@ -155,7 +158,7 @@ class StagedStop(Rule):
     _saved = (
         *("stage", "next_check", "blocks", "pending", "joined", "best", "draws_seed", "gap"),
         *("restarts", "start", "first_losses", "failures", "every", "reached", "gain", "limit"),
-        *("phases", "phase_began", "averages"),
+        *("phases", "phase_began", "averages", "linear"),
     )
 
     _rows = ("blocks", "pending", "averages")
@@ -249,6 +252,7 @@ class StagedStop(Rule):
         self._reached = ""
         self._phases: list[int] = []
         self._phase_began = 0
+        self._linear = 1.0
         self._averages: list[np.ndarray] = []
         # The tolerance, or what losses are rounded to where that is more.
         self._limit = self.tolerance
@@ -358,7 +362,8 @@ class StagedStop(Rule):
         set_parameters(state.approx, self._start if self._best is None else self._best)
         state.program.restart_optimizer()
         state.optimizer.begin(state.end - i)
-        state.scale_rate(_RATE_RATIO)
+        state.scale_rate(_RATE_RATIO / self._linear)
+        self._linear = 1.0
         self.restart_block()
         self._next_stage()
         logger.info("Too large a learning rate at step %d: from the start, at a third of it", i)
@@ -467,9 +472,8 @@ class StagedStop(Rule):
                     return
             self._best = both
             set_parameters(approx, both)
+            state.optimizer.settle()
         state.scale_rate(_RATE_RATIO)
-        if scored:
-            state.optimizer.settle(state.rate)
         self._stage += 1
         self._next_stage()
         if state.reads_all_data:
@@ -479,17 +483,40 @@ class StagedStop(Rule):
     def _begin_average(self, state: FitState, i: int) -> None:
         """Begin the last average, where it costs next to nothing."""
         assert self._best is not None
-        # Its first block begins at a multiple of its length.
-        left = min(_MOST_WORK / (state.work + _FIXED_WORK), state.end - i - LOOK)
-        phases = phase_lengths(int(left))
-        if self.accuracy is None or not phases or not _has_moments(state):
+        if self.accuracy is None or not _has_moments(state):
             self._accept(state, self._best, self._reached)
+        affordable = _MOST_WORK / (state.work + _FIXED_WORK)
+        self._linear = state.optimizer.linearise(_NO_MOVE)
+        if self._linear > 1 and draws_needed(len(self._best)) < affordable:
+            self._look_for_root(state)
+        # Its first block begins at a multiple of its length.
+        phases = phase_lengths(int(min(affordable, state.end - i - LOOK)))
+        if not phases:
+            self._accept(state, self._best, self._reached)
+        state.scale_rate(self._linear)
         self._phases, self._averages, self._every = phases, [], LOOK
         self._begin_phase(state, self._best)
 
+    def _look_for_root(self, state: FitState) -> None:
+        """End the fit where Newton's method finds the root of the mean gradient."""
+        assert self.accuracy is not None
+        assert self._best is not None
+        root = root_near(state, self._best, (self.accuracy, self.accuracy / _OF_SDS))
+        if root is None:
+            return
+        at = state.losses_at([self._best, root.point], _FEWEST_DRAWS, self._draws_seed)
+        gain, error = mean_and_error(at[0] - at[1])
+        if gain > -(self._limit + 2 * error):
+            self._accept(
+                state,
+                root.point,
+                f"{self._reached}; there Newton's method, on {root.draws:,} quasi-random draws, "
+                f"ended with {_standard_errors_as_text(root.of_means, root.of_sds)}",
+            )
+
     def _begin_phase(self, state: FitState, point: np.ndarray) -> None:
         set_parameters(state.approx, point)
-        state.optimizer.settle(state.rate)
+        state.optimizer.linearise(state.rate / self._linear)
         self._phase_began = 0
         self._next_stage()
         self._next_check = self._phases[0]
@@ -500,7 +527,7 @@ class StagedStop(Rule):
         settled = settled_part(blocks)
         average = settled.mean(axis=0)
         of_means, of_sds = standard_errors(state.approx, settled)
-        found = f"a standard error of {of_means:.2g} sd in means and of {of_sds:.1%} in sds"
+        found = _standard_errors_as_text(of_means, of_sds)
         if self._averages:
             bias_means, bias_sds = biases(state.approx, self._averages[-1], average)
             found += f", and a bias of about {bias_means:.2g} sd and {bias_sds:.1%}"
@@ -550,6 +577,10 @@ def _precision() -> str:
     """Return the precision that losses are computed in."""
     dtype: str = pytensor.config.floatX
     return dtype
+
+
+def _standard_errors_as_text(of_means: float, of_sds: float) -> str:
+    return f"a standard error of {of_means:.2g} sd in means and of {of_sds:.1%} in sds"
 
 
 def _tail(losses: np.ndarray) -> float:

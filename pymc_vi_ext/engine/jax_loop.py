@@ -117,24 +117,29 @@ class JaxLoop:
                 last = end >= taken
                 self._shown = None if last else [snapshot[j] for snapshot in snapshots]
                 yield losses[end - every : end] if self._scored else None
-                if not last and self._changed_outside():
+                if not last and (self._shown is None or self._changed_outside()):
                     # Running ahead was in vain, and may be again.
                     self._ahead = max(self._ahead // 2, 1)
                     return
             self._ahead = min(2 * self._ahead, self._furthest)
         finally:
-            if self._shown is not None:
-                with _double_precision():
-                    self._carry[0] = [
-                        _from_snapshot(value, like)
-                        for value, like in zip(self._shown, self._carry[0], strict=True)
-                    ]
-                self._shown = None
+            self._go_back()
+
+    def _go_back(self) -> None:
+        """Make the state that is shown the present one."""
+        if self._shown is not None:
+            with _double_precision():
+                self._carry[0] = [
+                    _from_snapshot(value, like)
+                    for value, like in zip(self._shown, self._carry[0], strict=True)
+                ]
+            self._shown = None
 
     def _call(self, every: int, times: int) -> tuple[int, list[Any]]:
         # An interrupt between the call, which consumes the state, and the assignment of the next
         # would leave none.
         with held(), _double_precision():
+            self._go_back()
             if self._changed_outside():
                 self._load()
             taken, *self._carry, snapshots = self._loop(
