@@ -65,6 +65,8 @@ class FitState:
     options: Mapping[str, Any] | None = None
     minimises_elbo: bool = True
     unit: float = 1.0
+    # Steps of a call that takes about the time that one may.
+    _chunk: int = 16
 
     @property
     def rate_scale(self) -> SharedVariable:
@@ -192,18 +194,18 @@ class FitState:
 
     def _losses_here(self, draws: int) -> np.ndarray:
         """Return losses of up to `draws` steps, fewer after a NaN, in calls that last not long."""
-        found, left, chunk = [np.empty(0)], draws, 16
+        found, left = [np.empty(0)], draws
         while left:
             check()
-            asked, started = min(left, chunk), time.perf_counter()
+            asked, started = min(left, self._chunk), time.perf_counter()
             losses = self.loop.run(asked)
             assert losses is not None
             found.append(losses)
             if len(losses) < asked:
                 break
             left -= asked
-            if time.perf_counter() - started < _SECONDS_PER_CALL:
-                chunk *= 4
+            if asked == self._chunk and time.perf_counter() - started < _SECONDS_PER_CALL:
+                self._chunk *= 4
         return np.concatenate(found)
 
 

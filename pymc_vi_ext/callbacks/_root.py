@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,16 +15,19 @@ from pymc_vi_ext.approximations.parameters import moments
 from pymc_vi_ext.callbacks._averaging import distances
 from pymc_vi_ext.state import FitState
 
-# Draws of each column of the Jacobian; sequences of a step of Newton's method and draws of each,
-# step by step until the result is good enough.
-_JACOBIAN_DRAWS = 512
-_SEQUENCES = ((4, 1_024), (4, 1_024), (4, 4_096), (4, 4_096), (16, 4_096))
+# Draws of each column of the Jacobian, and of each sequence, at first and at last.
+_JACOBIAN_DRAWS, _DRAWS = 512, (1_024, 4_096)
+# Sequences at a time, and how often at most; steps on the same ones.
+_SEQUENCES, _MOST_TIMES, _MOST_STEPS = 4, 6, 10
 # Most parameters of a Jacobian.
 _MOST_PARAMETERS = 100
 # How far a parameter is moved for its column: so much in means (in sds) or logarithms of sds.
 _CHANGE = 0.05
-# A step that moves means by more sds, or sds by more times, than this is not to be trusted.
-_FURTHEST = 1.0
+# Steps are no longer than this, in means or log sds; the last has this part of the accuracy.
+_FURTHEST, _LAST = 1.0, 1 / 3
+# Standard errors of a few sequences are themselves not well known: fewer draws end it where they
+# are so many times smaller than they have to be.
+_SURELY = 3.0
 # Singular values of the Jacobian below this part of the largest are no directions of the family's.
 _SINGULAR = 1e-6
 
@@ -52,11 +58,12 @@ def draws_needed(size: int) -> float:
 def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float]) -> Root | None:
     r"""Return the root of the mean gradient near `point`, None where it is not found.
 
-    With :math:`G(\theta)` the mean move of the parameters over draws of the noise, whose root is
-    that of the gradient, and its Jacobian :math:`J` by differences on common draws, each sequence
-    of quasi-random points :math:`r` has a step :math:`-J^{-1} G_r`. Their mean is taken, and taken
-    again; the spread of the last ones over independently scrambled sequences is its standard error
-    (Owen, 1997). No learning rate is in the result, and no direction is too long for it.
+    :math:`G_r(\theta)` is the mean move of the parameters over the quasi-random draws of sequence
+    :math:`r`; where it is 0, so is the gradient. With the Jacobian :math:`J`, by differences and
+    then by Broyden's updates, steps :math:`-J^{-1} \bar G` lead to the root of the mean
+    :math:`\bar G` of several sequences, until they are a third of the accuracy. The spread of
+    :math:`-J^{-1} G_r` there is the standard error of the result: sequences are scrambled
+    independently (Owen, 1997). No learning rate is in it, and no direction is too long for it.
 
     Parameters
     ----------
@@ -68,6 +75,12 @@ def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float])
 
     References
     ----------
+    Broyden, C. (1965). A class of methods for solving nonlinear simultaneous equations. Mathematics
+    of Computation 19(92).
+
+    Owen, A. (1997). Scrambled net variance for integrals of smooth functions. Annals of Statistics
+    25(4).
+
     Liu, S. and Owen, A. (2021). Quasi-Monte Carlo quasi-Newton in variational Bayes. JMLR 22(243).
     """
     approx = state.approx
@@ -76,22 +89,50 @@ def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float])
     if jacobian is None:
         return None
     inverse = np.linalg.pinv(jacobian, rcond=_SINGULAR)
-    found, seed = None, 0
-    for sequences, draws in _SEQUENCES:
-        seeds = range(seed + 1, seed + 1 + sequences)
-        seed += sequences
-        moves = np.stack([state.mean_move(point, draws, s) for s in seeds])
-        ends = point - (moves / units) @ inverse.T * units
-        end = ends.mean(axis=0)
-        if not np.isfinite(end).all() or max(distances(approx, end, point)) > _FURTHEST:
+    seeds = itertools.count(1)
+    for draws in _DRAWS:
+        own = list(itertools.islice(seeds, _SEQUENCES))
+        moves = _moves(state, point, units, draws, own)
+        for _ in range(_MOST_STEPS):
+            step = -inverse @ moves.mean(axis=0)
+            lengths = np.asarray(distances(approx, point + step * units, point))
+            if not np.isfinite(lengths).all():
+                return None
+            if np.all(lengths < np.multiply(_LAST, accuracy)):
+                break
+            step *= min(1.0, _FURTHEST / lengths.max())
+            point = point + step * units
+            before, moves = moves, _moves(state, point, units, draws, own)
+            inverse = _updated(inverse, step, (moves - before).mean(axis=0))
+        else:
             return None
-        moved = distances(approx, end, point)
-        errors = _standard_errors(approx, ends)
-        found = Root(end, *errors, sequences * draws)
-        point = end
-        if np.all(np.maximum(moved, errors) < accuracy):
+        errors = _standard_errors(approx, point - moves @ inverse.T * units)
+        if np.all(np.multiply(errors, _SURELY) < accuracy):
             break
-    return found
+    while np.any(np.asarray(errors) > accuracy) and len(moves) < _SEQUENCES * _MOST_TIMES:
+        own = list(itertools.islice(seeds, _SEQUENCES))
+        moves = np.concatenate([moves, _moves(state, point, units, draws, own)])
+        errors = _standard_errors(approx, point - moves @ inverse.T * units)
+    end = point - inverse @ moves.mean(axis=0) * units
+    return Root(end, *errors, len(moves) * draws)
+
+
+def _moves(
+    state: FitState, point: np.ndarray, units: np.ndarray, draws: int, seeds: Sequence[int]
+) -> np.ndarray:
+    """Return mean moves at `point` in `units`, of one sequence for each seed, (seeds, size)."""
+    moves: np.ndarray = np.stack([state.mean_move(point, draws, s) for s in seeds]) / units
+    return moves
+
+
+def _updated(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """Return Broyden's next inverse: `change`, what a `step` changed, takes it to `step`."""
+    expected = inverse @ change
+    scale = step @ expected
+    if scale == 0:
+        return inverse
+    new: np.ndarray = inverse + np.outer(step - expected, step @ inverse) / scale
+    return new
 
 
 def _standard_errors(approx: Approximation, ends: np.ndarray) -> tuple[float, float]:

@@ -54,7 +54,7 @@ _STILL = 0.9
 # Rounding errors of a loss, in units of its last place.
 _ROUNDING = 8
 # About how many numbers the last average may compute in all.
-_MOST_WORK = 4e8
+_MOST_WORK = 5e8
 # The scale of moves that are only looked at.
 _NO_MOVE = 1e-6
 # Draws of the result, fewest and most, of which none may have an infinite loss; and the tail of
