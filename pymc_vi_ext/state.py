@@ -158,7 +158,7 @@ class FitState:
         point : array of shape (size,)
             Flat vector of all variational parameters.
         draws : int
-            As many at most as the noise has ready.
+            Steps, of a program whose noise has been replaced.
         seed : int
             Of the draws: the same for the same.
 
@@ -170,7 +170,10 @@ class FitState:
         with self._aside(scale=_HARDLY):
             set_parameters(self.approx, point)
             self.quasi_noise.begin(seed)
-            taken = len(self._losses_here(draws))
+            taken = 0
+            for done in range(0, draws, self.quasi_noise.rows):
+                self.quasi_noise.go_on(done)
+                taken += len(self._losses_here(min(self.quasi_noise.rows, draws - done)))
             self.sync()
             move: np.ndarray = (flat_parameters(self.approx) - point) / (draws * _HARDLY)
         return move if taken == draws else move * np.nan

@@ -23,9 +23,10 @@ _BATCHES = (4, 12)
 def phase_lengths(steps: int) -> list[int]:
     """Return the lengths of the phases that `steps` are enough for, none if that is only one."""
     lengths = [_FIRST * RATIO**phase for phase in range(_PHASES)]
-    return [
-        n for n, end in zip(lengths, itertools.accumulate(lengths), strict=True) if end <= steps
-    ]
+    # A phase begins at the next multiple of the steps between two looks.
+    ends = itertools.accumulate(length + LOOK for length in lengths)
+    enough = [length for length, end in zip(lengths, ends, strict=True) if end <= steps]
+    return enough if len(enough) > 1 else []
 
 
 def settled_part(blocks: np.ndarray) -> np.ndarray:
@@ -41,7 +42,7 @@ def standard_errors(approx: Approximation, blocks: np.ndarray) -> tuple[float, f
     batches cancels, so that the mean is better known than this says.
     """
     found = []
-    for count in _BATCHES:
+    for count in np.minimum(_BATCHES, len(blocks)):
         batches = [part.mean(axis=0) for part in np.array_split(blocks, count)]
         means, log_sds = moments(approx, np.asarray(batches))
         spread = means.std(axis=0, ddof=1) / np.exp(log_sds.mean(axis=0))

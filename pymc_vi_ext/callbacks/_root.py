@@ -19,8 +19,8 @@ from pymc_vi_ext.state import FitState
 _JACOBIAN_DRAWS, _DRAWS = 512, (1_024, 4_096)
 # Sequences at a time, and how often at most; steps on the same ones.
 _SEQUENCES, _MOST_TIMES, _MOST_STEPS = 4, 6, 10
-# Most parameters of a Jacobian.
-_MOST_PARAMETERS = 100
+# Most parameters of a Jacobian, and draws that follow it as a rule.
+_MOST_PARAMETERS, _USUAL_DRAWS = 100, 24_576
 # How far a parameter is moved for its column: so much in means (in sds) or logarithms of sds.
 _CHANGE = 0.05
 # Steps are no longer than this, in means or log sds; the last has this part of the accuracy.
@@ -50,9 +50,11 @@ class Root(NamedTuple):
     draws: int
 
 
-def draws_needed(size: int) -> float:
-    """Return how many draws a root costs as a rule; infinite for too many parameters."""
-    return np.inf if size > _MOST_PARAMETERS else (size + 1) * _JACOBIAN_DRAWS + 24 * 1_024
+def steps_for_root(state: FitState, point: np.ndarray) -> float:
+    """Return how many steps a root costs as a rule; infinite where none is looked for."""
+    if len(point) > _MOST_PARAMETERS or not state.quasi_noise.rows:
+        return np.inf
+    return (len(point) + 1) * _JACOBIAN_DRAWS + _USUAL_DRAWS
 
 
 def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float]) -> Root | None:
@@ -85,8 +87,8 @@ def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float])
     """
     approx = state.approx
     units = _units(approx, point)
-    jacobian = _jacobian(state, point, units)
-    if jacobian is None:
+    jacobian = None if units is None else _jacobian(state, point, units)
+    if units is None or jacobian is None:
         return None
     inverse = np.linalg.pinv(jacobian, rcond=_SINGULAR)
     seeds = itertools.count(1)
@@ -154,16 +156,23 @@ def _jacobian(state: FitState, point: np.ndarray, units: np.ndarray) -> np.ndarr
     return jacobian if np.isfinite(jacobian).all() else None
 
 
-def _units(approx: Approximation, point: np.ndarray) -> np.ndarray:
-    """Return by how much each parameter may move for the moments to change a little."""
-    sizes = 2.0 ** np.arange(-60, 31)
-    means, log_sds = moments(approx, point)
+def _units(approx: Approximation, point: np.ndarray) -> np.ndarray | None:
+    """Return by how much each parameter may move for the moments to change a little.
+
+    None where one changes none, as far as that can be seen.
+    """
+    sizes = 2.0 ** np.arange(-60, 61)
     units = np.empty_like(point)
     for j in range(len(point)):
         moved = np.tile(point, (len(sizes), 1))
         moved[:, j] += sizes
-        new_means, new_log_sds = moments(approx, moved)
-        change = np.max(abs(new_means - means) / np.exp(log_sds), axis=-1)
-        change = np.maximum(change, np.max(abs(new_log_sds - log_sds), axis=-1))
-        units[j] = sizes[np.searchsorted(np.maximum.accumulate(change), _CHANGE) - 1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            means, log_sds = moments(approx, moved)
+            own_means, own_log_sds = moments(approx, point)
+            of_means = np.max(abs(means - own_means) / np.exp(own_log_sds), axis=-1)
+            change = np.maximum(of_means, np.max(abs(log_sds - own_log_sds), axis=-1))
+        large = np.flatnonzero(~(change < _CHANGE))
+        if not len(large) or large[0] == 0:
+            return None
+        units[j] = sizes[large[0] - 1]
     return units

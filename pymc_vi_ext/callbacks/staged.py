@@ -23,7 +23,7 @@ from pymc_vi_ext.callbacks._averaging import (
     settled_part,
     standard_errors,
 )
-from pymc_vi_ext.callbacks._root import draws_needed, root_near
+from pymc_vi_ext.callbacks._root import root_near, steps_for_root
 from pymc_vi_ext.callbacks._statistics import mean_and_error
 from pymc_vi_ext.callbacks.callback import Losses, Rule, Unsettled
 from pymc_vi_ext.options import positive, whole_number
@@ -197,6 +197,9 @@ class StagedStop(Rule):
 
     def begin(self, approx: Approximation) -> None:
         """Begin at the present parameters."""
+        if self._phases:
+            # Where `refine` goes on, the optimizer begins anew.
+            self._leave_average(self._running(approx))
         self._start = flat_parameters(approx)
         self.restart_block()
 
@@ -358,12 +361,11 @@ class StagedStop(Rule):
     def _restart(self, state: FitState, i: int) -> None:
         assert self._start is not None
         self._restarts += 1
-        self._every, self._phases, self._averages = _EVERY, [], []
+        self._leave_average(state)
         set_parameters(state.approx, self._start if self._best is None else self._best)
         state.program.restart_optimizer()
         state.optimizer.begin(state.end - i)
-        state.scale_rate(_RATE_RATIO / self._linear)
-        self._linear = 1.0
+        state.scale_rate(_RATE_RATIO)
         self.restart_block()
         self._next_stage()
         logger.info("Too large a learning rate at step %d: from the start, at a third of it", i)
@@ -486,15 +488,15 @@ class StagedStop(Rule):
         if self.accuracy is None or not _has_moments(state):
             self._accept(state, self._best, self._reached)
         affordable = _MOST_WORK / (state.work + _FIXED_WORK)
-        self._linear = state.optimizer.linearise(_NO_MOVE)
-        if self._linear > 1 and draws_needed(len(self._best)) < affordable:
+        # In float32 so small moves would be lost.
+        linear = state.optimizer.linearise(_NO_MOVE) if _precision() == "float64" else 1.0
+        if linear > 1 and steps_for_root(state, self._best) < affordable:
             self._look_for_root(state)
-        # Its first block begins at a multiple of its length.
-        phases = phase_lengths(int(min(affordable, state.end - i - LOOK)))
+        phases = phase_lengths(int(min(affordable, state.end - i)))
         if not phases:
             self._accept(state, self._best, self._reached)
-        state.scale_rate(self._linear)
-        self._phases, self._averages, self._every = phases, [], LOOK
+        state.scale_rate(linear)
+        self._linear, self._phases, self._every = linear, phases, LOOK
         self._begin_phase(state, self._best)
 
     def _look_for_root(self, state: FitState) -> None:
@@ -516,10 +518,17 @@ class StagedStop(Rule):
 
     def _begin_phase(self, state: FitState, point: np.ndarray) -> None:
         set_parameters(state.approx, point)
-        state.optimizer.linearise(state.rate / self._linear)
+        if self._linear > 1:
+            state.optimizer.linearise(state.rate / self._linear)
         self._phase_began = 0
         self._next_stage()
         self._next_check = self._phases[0]
+
+    def _leave_average(self, state: FitState) -> None:
+        """Make moves as long as they were before the last average, where that has begun."""
+        state.scale_rate(1 / self._linear)
+        state.quasi_noise.rest()
+        self._every, self._linear, self._phases, self._averages = _EVERY, 1.0, [], []
 
     def _end_phase(self, state: FitState, blocks: np.ndarray) -> None:
         """End the fit where the last average is good enough, or its last phase is over."""
@@ -530,7 +539,7 @@ class StagedStop(Rule):
         found = _standard_errors_as_text(of_means, of_sds)
         if self._averages:
             bias_means, bias_sds = biases(state.approx, self._averages[-1], average)
-            found += f", and a bias of about {bias_means:.2g} sd and {bias_sds:.1%}"
+            found += f", and the rate a bias of about {bias_means:.2g} sd and {bias_sds:.1%}"
             of_means, of_sds = max(of_means, bias_means), max(of_sds, bias_sds)
         steps, *self._phases = self._phases
         self._status = self._gap = f"last average: means +-{of_means:.2g} sd, sds +-{of_sds:.2%}"
@@ -545,7 +554,7 @@ class StagedStop(Rule):
 
     def _accept(self, state: FitState, point: np.ndarray, evidence: str) -> NoReturn:
         """End the fit with `point`, unless draws there show that no average can be trusted."""
-        state.quasi_noise.rest()
+        self._leave_average(state)
         set_parameters(state.approx, point)
         if self._limit > self.tolerance:
             raise Unsettled(

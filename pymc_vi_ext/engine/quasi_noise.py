@@ -47,6 +47,8 @@ class QuasiNoise:
         self.place = pytensor.shared(np.array([-1, 0]), "place_in_sequence")
         self._tables: list[SharedVariable] = []
         self._sequence: tuple[int, qmc.Sobol] | None = None
+        # Seed and first point of what the tables hold.
+        self._ready: tuple[int, int] | None = None
 
     @property
     def updates(self) -> dict[SharedVariable, Variable]:
@@ -99,29 +101,34 @@ class QuasiNoise:
 
     def go_on(self, row: int) -> None:
         """Have more points ready, if those before number `row`, the next, were the last."""
-        if self._tables and row % self._rows == 0:
+        if self._tables and row % self.rows == 0:
             self._write(row)
 
     def restore(self) -> None:
         """Have the points ready again that the state asks for, where it was set from outside."""
         row = int(self.place.get_value()[0])
         if self._tables and row >= 0:
-            self._write(row - row % self._rows)
+            self._write(row - row % self.rows)
 
     @property
-    def _rows(self) -> int:
-        return len(self._tables[0].get_value(borrow=True))
+    def rows(self) -> int:
+        """For how many steps points are ready at a time, 0 where no noise was replaced."""
+        return len(self._tables[0].get_value(borrow=True)) if self._tables else 0
 
     def _write(self, first: int) -> None:
+        seed = int(self.place.get_value()[1])
+        if self._ready == (seed, first):
+            return
         shapes = [table.get_value(borrow=True).shape for table in self._tables]
         sizes = [draws * width for _, draws, width in shapes]
-        numbers = ndtri(self._points(first, self._rows, sum(sizes)) + _HALF)
+        numbers = ndtri(self._points(seed, first, sum(sizes)) + _HALF)
         parts = np.split(numbers, np.cumsum(sizes)[:-1], axis=1)
         for table, part, shape in zip(self._tables, parts, shapes, strict=True):
             table.set_value(part.reshape(shape).astype(table.type.dtype))
+        self._ready = seed, first
 
-    def _points(self, first: int, count: int, dimension: int) -> np.ndarray:
-        seed = int(self.place.get_value()[1])
+    def _points(self, seed: int, first: int, dimension: int) -> np.ndarray:
+        """Return a table's points of a sequence, (rows, dimension)."""
         if self._sequence is None or self._sequence[0] != seed:
             self._sequence = seed, qmc.Sobol(dimension, rng=np.random.default_rng(seed))
         sequence = self._sequence[1]
@@ -129,5 +136,5 @@ class QuasiNoise:
             sequence.reset()
             if first:
                 sequence.fast_forward(first)
-        points: np.ndarray = sequence.random(count)
+        points: np.ndarray = sequence.random(self.rows)
         return points
