@@ -102,10 +102,12 @@ def test_refine_after_the_last_average(shapes):
 def test_refine_in_the_middle_of_the_last_average():
     shapes = np.linspace(1.0, 4.0, 60)
     inference = vix.ADVI(model=gammas(shapes), random_seed=1)
+    stopped = []
 
     def stop(approx, losses, i):
         """The learning rate is a thousand times larger, and moves as many times smaller."""
-        if approx.fit_state.rate > 1:
+        if approx.fit_state.rate > 1 and not stopped:
+            stopped.append(i)
             raise StopIteration
 
     approx = vix.fit(method=inference, callbacks=[stop], backend="jax", **QUIET)
