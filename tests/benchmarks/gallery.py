@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytensor
 
-from stopping import Family, packed, polished
+from stopping import Family, highest, packed
 
 import pymc_vi_ext as vix
 
@@ -42,7 +42,7 @@ def judged(rogue: Rogue, approx: Any, seconds: float) -> tuple[float, float]:
     if rogue.polished:
         family = Family(rogue.build(), "advi")
         start = packed(approx, family)
-        best = max(polished(family, p, seconds) for p in (start, family.start))
+        best = max(highest(family, p, seconds) for p in (start, family.start))
         return best - float(family.elbo(jnp.asarray(start))), np.nan
     judge = rogue.judge or by_quadrature(rogue.build())
     nats, ratios = judge(means, sds)
