@@ -22,7 +22,7 @@ export DO_NOT_TRACK = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare validate test test-latest test-oldest test-clients lint types docs bench bench-stopping bench-families bench-rogues bench-clients schema constraints clean
+.PHONY: help setup compare validate test test-latest test-oldest test-clients lint types docs bench bench-stopping bench-accuracy bench-families bench-rogues bench-clients schema constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 16
@@ -109,6 +109,9 @@ bench: $(VENV)/.ready $(LATEST)/.ready  ## Time steps and fits beside every riva
 bench-stopping: $(VENV)/.ready  ## Judge the stopping rules on traces and fits; writes docs/benchmarks
 	$(BIN)/python tests/benchmarks/traces.py --out docs/benchmarks
 	$(BIN)/python -W ignore tests/benchmarks/stopping.py --out docs/benchmarks $(BENCH)
+
+bench-accuracy: $(VENV)/.ready  ## Hold means and sds of default fits against the optimum; writes docs/benchmarks
+	$(BIN)/python -W ignore tests/benchmarks/accuracy.py --out docs/benchmarks $(BENCH)
 
 bench-rogues: $(VENV)/.ready  ## Fit what is most easily fitted wrong; writes docs/benchmarks
 	$(BIN)/python -W ignore tests/benchmarks/gallery.py --out docs/benchmarks $(BENCH)

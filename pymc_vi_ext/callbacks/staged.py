@@ -53,10 +53,10 @@ _MOST_FAILURES = 3
 _STILL = 0.9
 # Rounding errors of a loss, in units of its last place.
 _ROUNDING = 8
-# About how many numbers the last average may compute in all.
-_MOST_WORK = 5e8
-# The scale of moves that are only looked at.
-_NO_MOVE = 1e-6
+# About how many numbers may be computed after the stages, and for a last look at the result.
+_MOST_WORK, _WORK_OF_LOOK = 5e8, 2e8
+# The scale of moves that are only looked at, and draws on which their end is compared.
+_NO_MOVE, _DRAWS_OF_ROOT = 1e-6, 1_000
 # Draws of the result, fewest and most, of which none may have an infinite loss; and the tail of
 # their losses, its Pareto k and standard error in nats, from which on they say nothing.
 _DRAWS_OF_RESULT = (256, 20_000)
@@ -97,13 +97,21 @@ class StagedStop(Rule):
     costs :math:`\eta^2` nats, so that a ninth of it is left.
 
     Nats say little about one parameter among others: .015 of them are .17 standard deviations of a
-    mean. A last average therefore goes on, at a third of the last rate, until its own standard
-    error, from the spread of its batches, is below `accuracy` for every mean (in standard
-    deviations) and every logarithm of a standard deviation, or as long as that costs next to
-    nothing: up to 60,000 steps, and some 10^8 numbers that steps compute, counted in their graph
-    and not in seconds, so that a seed gives the same result anywhere. The report's evidence has
-    the error reached. It is of the noise alone: what is left of the bias of order :math:`\eta` is
-    not in it.
+    mean. Where it costs next to nothing the fit therefore goes on to the point where the mean
+    gradient vanishes, until `accuracy` is reached: its standard error is below that for every mean
+    (in standard deviations) and, times 1.5, for every logarithm of a standard deviation.
+
+    - Up to 100 parameters, Newton's method finds that point on quasi-random draws: scrambled Sobol
+      points, whose means converge much faster than those of random draws. Several independent
+      sequences give it and its standard error. There is no learning rate in it, and a ridge is no
+      harder than a sphere.
+    - With more, or where it finds none, the iterates are averaged over phases, on quasi-random
+      draws too, at the last rate, a fourth and a sixteenth of it, until the standard error of the
+      average and a third of its difference from the phase before, which is what a bias of order
+      :math:`\eta` leaves, are both small. What changes over many more steps is not seen.
+
+    "Next to nothing" is counted in numbers computed (some 10^8) and not in seconds, so that a seed
+    gives the same result anywhere. The report's evidence has the errors reached.
 
     On minibatches a stage ends where what it still gains is lost in the noise of the batches. The
     fit then goes over to steps on all data, which are judged as any others. Where that is too large
@@ -121,18 +129,21 @@ class StagedStop(Rule):
     tolerance : float
         In nats.
     accuracy : float, optional
-        Standard error of the last average: of means in standard deviations, and of the logarithms
-        of these. None ends the fit with its last stage.
+        Standard error after the stages: of means in standard deviations, and of the logarithms of
+        these. None ends the fit with its last stage.
     first_check : int
         Steps of a stage before it is judged: what changes over many more is not seen.
 
     Attributes
     ----------
     every : int
-        Steps between two looks: 25, and 250 during the last average.
+        Steps between two looks: 25, and 256 in the phases after the stages.
 
     References
     ----------
+    Buchholz, A., Wenzel, F. and Mandt, S. (2018). Quasi-Monte Carlo variational inference. ICML.
+    https://arxiv.org/abs/1807.01604
+
     Dhaka, A. K. et al. (2020). Robust, accurate stochastic optimization for variational
     inference. https://arxiv.org/abs/2009.00666
 
@@ -506,7 +517,8 @@ class StagedStop(Rule):
         root = root_near(state, self._best, (self.accuracy, self.accuracy / _OF_SDS))
         if root is None:
             return
-        at = state.losses_at([self._best, root.point], _FEWEST_DRAWS, self._draws_seed)
+        self._draws_seed += 1
+        at = state.losses_at([self._best, root.point], _DRAWS_OF_ROOT, self._draws_seed)
         gain, error = mean_and_error(at[0] - at[1])
         if gain > -(self._limit + 2 * error):
             self._accept(
@@ -561,7 +573,7 @@ class StagedStop(Rule):
                 f"losses are rounded to {self._limit:.2g} nat in {_precision()}, and the optimum "
                 "is known to no better: use float64, or smaller numbers"
             )
-        draws = int(np.clip(_MOST_WORK / (state.work + _FIXED_WORK), *_DRAWS_OF_RESULT))
+        draws = int(np.clip(_WORK_OF_LOOK / (state.work + _FIXED_WORK), *_DRAWS_OF_RESULT))
         self._draws_seed += 1
         [at] = state.losses_at([point], draws, self._draws_seed)
         outside = int(np.sum(~np.isfinite(at)))
