@@ -87,6 +87,13 @@ class FitState:
         """Bring all shared variables up to date: parameters, optimizer, random generators."""
         self.loop.write_back()
 
+    def fresh_seed(self) -> int:
+        """Return a seed that follows from the random generators of the steps, as they are now."""
+        self.sync()
+        # A copy, which does not go on.
+        generators = [variable.get_value() for variable in self.program.rngs]
+        return int(generators[0].integers(2**31)) if generators else 0
+
     @cached_property
     def work(self) -> float:
         """About how many numbers a step computes; infinite with a loop inside."""
@@ -147,36 +154,47 @@ class FitState:
                 row[: len(found)] = np.where(np.isnan(found), np.inf, found)
         return losses
 
-    def mean_move(self, point: np.ndarray, draws: int, seed: int) -> np.ndarray:
-        """Return the mean move of the parameters at `point`, of quasi-random draws.
+    def mean_moves(
+        self, points: Sequence[np.ndarray], draws: int, seeds: Sequence[int]
+    ) -> np.ndarray:
+        """Return mean moves of the parameters, of quasi-random draws.
 
-        That of steps which hardly move, in place of a gradient: it is 0 where the mean gradient is,
-        if the optimizer's moves are linear. The fit is left as it was.
+        Those of steps which hardly move, in place of a gradient: one is 0 where the mean gradient
+        is, if the optimizer's moves are linear. The fit is left as it was.
 
         Parameters
         ----------
-        point : array of shape (size,)
-            Flat vector of all variational parameters.
+        points : sequence of array of shape (size,)
+            Flat vectors of all variational parameters.
         draws : int
-            Steps, of a program whose noise has been replaced.
-        seed : int
-            Of the draws: the same for the same.
+            Steps at each point, of a program whose noise has been replaced.
+        seeds : sequence of int
+            Of the draws at each point.
 
         Returns
         -------
-        array of shape (size,)
+        array of shape (points, size)
             NaN where a loss is.
         """
+        moves = np.full((len(points), len(points[0])), np.nan)
         with self._aside(scale=_HARDLY):
-            set_parameters(self.approx, point)
-            self.quasi_noise.begin(seed)
-            taken = 0
-            for done in range(0, draws, self.quasi_noise.rows):
-                self.quasi_noise.go_on(done)
-                taken += len(self._losses_here(min(self.quasi_noise.rows, draws - done)))
-            self.sync()
-            move: np.ndarray = (flat_parameters(self.approx) - point) / (draws * _HARDLY)
-        return move if taken == draws else move * np.nan
+            for move, point, seed in zip(moves, points, seeds, strict=True):
+                set_parameters(self.approx, point)
+                self.quasi_noise.begin(seed)
+                if self._takes_quasi_steps(draws):
+                    self.sync()
+                    move[:] = (flat_parameters(self.approx) - point) / (draws * _HARDLY)
+        return moves
+
+    def _takes_quasi_steps(self, steps: int) -> bool:
+        """Take steps, and tell whether none ended in a NaN."""
+        rows = self.quasi_noise.rows
+        for done in range(0, steps, rows):
+            self.quasi_noise.go_on(done)
+            asked = min(rows, steps - done)
+            if len(self._losses_here(asked)) < asked:
+                return False
+        return True
 
     @contextmanager
     def _aside(self, scale: float) -> Iterator[None]:

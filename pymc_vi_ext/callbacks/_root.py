@@ -15,10 +15,10 @@ from pymc_vi_ext.approximations.parameters import moments
 from pymc_vi_ext.callbacks._averaging import distances
 from pymc_vi_ext.state import FitState
 
-# Draws of each column of the Jacobian, and of each sequence, at first and at last.
-_JACOBIAN_DRAWS, _DRAWS = 512, (1_024, 4_096)
-# Sequences at a time, and how often at most; steps on the same ones.
-_SEQUENCES, _MOST_TIMES, _MOST_STEPS = 4, 6, 10
+# Draws of each column of the Jacobian; sequences and draws of each, at first and at last.
+_JACOBIAN_DRAWS, _SEQUENCES = 512, ((8, 512), (16, 1_024))
+# How often sequences are added at most, and steps on the same ones.
+_MOST_TIMES, _MOST_STEPS = 5, 10
 # Most parameters of a Jacobian, and draws that follow it as a rule.
 _MOST_PARAMETERS, _USUAL_DRAWS = 100, 24_576
 # How far a parameter is moved for its column: so much in means (in sds) or logarithms of sds.
@@ -27,7 +27,7 @@ _CHANGE = 0.05
 _FURTHEST, _LAST = 1.0, 1 / 3
 # Standard errors of a few sequences are themselves not well known: fewer draws end it where they
 # are so many times smaller than they have to be.
-_SURELY = 3.0
+_SURELY = 10.0
 # Singular values of the Jacobian below this part of the largest are no directions of the family's.
 _SINGULAR = 1e-6
 
@@ -87,14 +87,20 @@ def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float])
     """
     approx = state.approx
     units = _units(approx, point)
-    jacobian = None if units is None else _jacobian(state, point, units)
+    seed = state.fresh_seed()
+    jacobian = None if units is None else _jacobian(state, point, units, seed)
     if units is None or jacobian is None:
         return None
     inverse = np.linalg.pinv(jacobian, rcond=_SINGULAR)
-    seeds = itertools.count(1)
-    for draws in _DRAWS:
-        own = list(itertools.islice(seeds, _SEQUENCES))
-        moves = _moves(state, point, units, draws, own)
+    seeds = itertools.count(seed + 1)
+
+    def moves_at(point: np.ndarray, draws: int, own: Sequence[int]) -> np.ndarray:
+        moves: np.ndarray = state.mean_moves([point] * len(own), draws, own) / units
+        return moves
+
+    for sequences, draws in _SEQUENCES:
+        own = list(itertools.islice(seeds, sequences))
+        moves = moves_at(point, draws, own)
         for _ in range(_MOST_STEPS):
             step = -inverse @ moves.mean(axis=0)
             lengths = np.asarray(distances(approx, point + step * units, point))
@@ -104,27 +110,21 @@ def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float])
                 break
             step *= min(1.0, _FURTHEST / lengths.max())
             point = point + step * units
-            before, moves = moves, _moves(state, point, units, draws, own)
+            before, moves = moves, moves_at(point, draws, own)
             inverse = _updated(inverse, step, (moves - before).mean(axis=0))
         else:
             return None
         errors = _standard_errors(approx, point - moves @ inverse.T * units)
         if np.all(np.multiply(errors, _SURELY) < accuracy):
             break
-    while np.any(np.asarray(errors) > accuracy) and len(moves) < _SEQUENCES * _MOST_TIMES:
-        own = list(itertools.islice(seeds, _SEQUENCES))
-        moves = np.concatenate([moves, _moves(state, point, units, draws, own)])
+    for _ in range(_MOST_TIMES):
+        if np.all(np.asarray(errors) < accuracy):
+            break
+        own = list(itertools.islice(seeds, sequences))
+        moves = np.concatenate([moves, moves_at(point, draws, own)])
         errors = _standard_errors(approx, point - moves @ inverse.T * units)
     end = point - inverse @ moves.mean(axis=0) * units
     return Root(end, *errors, len(moves) * draws)
-
-
-def _moves(
-    state: FitState, point: np.ndarray, units: np.ndarray, draws: int, seeds: Sequence[int]
-) -> np.ndarray:
-    """Return mean moves at `point` in `units`, of one sequence for each seed, (seeds, size)."""
-    moves: np.ndarray = np.stack([state.mean_move(point, draws, s) for s in seeds]) / units
-    return moves
 
 
 def _updated(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
@@ -145,14 +145,13 @@ def _standard_errors(approx: Approximation, ends: np.ndarray) -> tuple[float, fl
     return float(of_means.max() / root), float(of_sds.max() / root)
 
 
-def _jacobian(state: FitState, point: np.ndarray, units: np.ndarray) -> np.ndarray | None:
+def _jacobian(
+    state: FitState, point: np.ndarray, units: np.ndarray, seed: int
+) -> np.ndarray | None:
     """Return the Jacobian of the mean move, both in `units`, (size, size)."""
-    here = state.mean_move(point, _JACOBIAN_DRAWS, 0)
-    columns = [
-        (state.mean_move(point + moved, _JACOBIAN_DRAWS, 0) - here) / units
-        for moved in np.diag(units)
-    ]
-    jacobian = np.stack(columns, axis=1)
+    points = [point, *(point + np.diag(units))]
+    here, *there = state.mean_moves(points, _JACOBIAN_DRAWS, [seed] * len(points))
+    jacobian = (np.asarray(there) - here).T / units[:, None]
     return jacobian if np.isfinite(jacobian).all() else None
 
 

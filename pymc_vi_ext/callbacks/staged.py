@@ -289,8 +289,7 @@ class StagedStop(Rule):
             # Its blocks begin where its looks do.
             self._phase_began = i
             self.restart_block()
-            self._draws_seed += 1
-            state.quasi_noise.begin(self._draws_seed)
+            state.quasi_noise.begin(state.fresh_seed())
             return
         self._collect()
         if self._phases:

@@ -1,5 +1,7 @@
 """What follows the stages of the default rule, on optima known in closed form."""
 
+import re
+
 import numpy as np
 import pymc as pm
 import pytest
@@ -46,6 +48,25 @@ def test_no_bias_where_gradients_are_skew(method, backend):
     assert approx.report.converged
     assert "Newton's method" in approx.report.evidence
     check(approx, *of_gammas(shapes))
+
+
+def test_the_standard_error_is_one():
+    """Errors of fits of other seeds are of the size that their reports say."""
+    inference = vix.ADVI(model=gammas([1.0]))
+    [mean], [sd] = of_gammas([1.0])
+    found = []
+    for seed in range(12):
+        approx = vix.fit(method=inference, backend="jax", random_seed=seed, progressbar=False)
+        said = re.search(r"error of (\S+) sd in means and of (\S+)% in sds", approx.report.evidence)
+        of_mean, of_sd = float(said[1]), float(said[2]) / 100
+        [own_mean], [own_log_sd] = moments(approx, flat_parameters(approx))
+        # The text rounds: to a tenth of a percent.
+        found.append([(own_mean - mean) / sd / of_mean, (own_log_sd - np.log(sd)) / (of_sd + 5e-4)])
+    found = np.asarray(found)
+    assert len(np.unique(found[:, 0])) == len(found)
+    # The mean of the squares of twelve is above 4 in one case of 10^6, if all is normal; gradients
+    # are lognormal here, and what few draws of them say is half as sure.
+    assert np.all(np.mean(found**2, axis=0) < 8)
 
 
 def test_along_a_ridge():

@@ -35,13 +35,13 @@ def test_means_over_points(backend, draws):
     """The mean of n random numbers would be of order 1 / sqrt(n), and this is of 1 / n."""
     state = fit_state(draws, backend)
     point = flat_parameters(state.approx)
-    moves = np.stack([state.mean_move(point, N, seed) for seed in range(4)])
+    moves = state.mean_moves([point] * 4, N, range(4))
     sd = np.log(2.0)
     # Of the path gradient, (z - mu) / sd^2 taken from z: with z = sd noise, noise (sd - 1 / sd).
     random = abs(sd - 1 / sd) / N**0.5
     assert np.all(abs(moves[:, :2]) < random / 5)
     assert len(np.unique(moves[:, 0])) == 4
-    np.testing.assert_array_equal(moves[1], state.mean_move(point, N, 1))
+    np.testing.assert_array_equal(moves[1:2], state.mean_moves([point], N, [1]))
 
 
 def test_more_points_than_are_ready():
@@ -50,7 +50,7 @@ def test_more_points_than_are_ready():
     rows = state.quasi_noise.rows
     assert 256 <= rows < 8_192
     point = flat_parameters(state.approx)
-    move = state.mean_move(point, 8_192, 1)
+    [move] = state.mean_moves([point], 8_192, [1])
     sd = np.log(2.0)
     assert np.all(abs(move[:60]) < abs(sd - 1 / sd) / 8_192**0.5 / 3)
 
@@ -93,7 +93,7 @@ def test_the_evaluation_leaves_the_fit_as_it_was():
         every = 70
 
         def __call__(self, approx, losses, i):
-            approx.fit_state.mean_move(flat_parameters(approx) * 0, 40, 3)
+            approx.fit_state.mean_moves([flat_parameters(approx) * 0] * 2, 40, [3, 4])
 
     options = {"model": MODELS["conjugate"](), "random_seed": 2, "progressbar": False}
     plain = vix.fit(backend="jax", **options)
