@@ -49,7 +49,7 @@ def test_nothing_converges_to_an_improper_posterior(name):
 
 
 def test_losses_of_a_heavy_tail_say_nothing():
-    """A fit either says so, or is right: the nearest Gaussian to log Gamma(a) has sd 1 / sqrt(a)."""
+    """A fit says so or is right: the Gaussian nearest to log Gamma(a) has sd 1 / sqrt(a)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", vix.ConvergenceWarning)
         approx = vix.fit(model=ROGUES["gamma .1"].build(), **QUIET)
