@@ -50,11 +50,15 @@ def test_nothing_converges_to_an_improper_posterior(name):
 
 def test_losses_of_a_heavy_tail_say_nothing():
     """A fit says so or is right: the Gaussian nearest to log Gamma(a) has sd 1 / sqrt(a)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", vix.ConvergenceWarning)
-        approx = vix.fit(model=ROGUES["gamma .1"].build(), **QUIET)
-    right = abs(approx.std.eval()[0] / 0.1**-0.5 - 1) < 0.1
-    assert right or "heavy a tail" in approx.report.evidence
+    inference = vix.ADVI(model=ROGUES["gamma .1"].build())
+    for seed in range(1, 6):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", vix.ConvergenceWarning)
+            approx = vix.fit(method=inference, **QUIET | {"random_seed": seed})
+        right = abs(approx.std.eval()[0] / 0.1**-0.5 - 1) < 0.1
+        assert right or not approx.report.converged
+        if approx.report.stop_reason is vix.StopReason.STOPPED:
+            assert "heavy a tail" in approx.report.evidence
 
 
 def test_rounding_of_float32_is_no_convergence():

@@ -55,8 +55,9 @@ _STILL = 0.9
 _ROUNDING = 8
 # About how many numbers may be computed after the stages, and for a last look at the result.
 _MOST_WORK, _WORK_OF_LOOK = 5e8, 2e8
-# The scale of moves that are only looked at, and draws on which their end is compared.
-_NO_MOVE, _DRAWS_OF_ROOT = 1e-6, 1_000
+# The scale of moves that are only looked at, and draws on which what follows the stages is compared
+# with their result.
+_NO_MOVE, _DRAWS_COMPARED = 1e-6, 1_000
 # Draws of the result, fewest and most, of which none may have an infinite loss; and the tail of
 # their losses, its Pareto k and standard error in nats, from which on they say nothing.
 _DRAWS_OF_RESULT = (256, 20_000)
@@ -230,10 +231,13 @@ class StagedStop(Rule):
             total.set_value(total.get_value() * 0)
 
     def average(self) -> np.ndarray | None:
-        """Return the average over the last half of this stage; at first, the result before."""
+        """Return the average over the last half of this stage; at first, the result before.
+
+        After the stages, the last average of a phase that was as good.
+        """
         blocks = np.asarray(self._blocks)
         if self._phases:
-            return self._averages[-1] if self._averages else self._best
+            return self._best
         return blocks[len(blocks) // 2 :].mean(axis=0) if len(blocks) >= 4 else self._best
 
     @property
@@ -496,7 +500,7 @@ class StagedStop(Rule):
         """Begin the last average, where it costs next to nothing."""
         assert self._best is not None
         if self.accuracy is None or not _has_moments(state):
-            self._accept(state, self._best, self._reached)
+            self._accept_stages(state)
         affordable = _MOST_WORK / (state.work + _FIXED_WORK)
         # In float32 so small moves would be lost.
         linear = state.optimizer.linearise(_NO_MOVE) if _precision() == "float64" else 1.0
@@ -504,7 +508,7 @@ class StagedStop(Rule):
             self._look_for_root(state)
         phases = phase_lengths(int(min(affordable, state.end - i)))
         if not phases:
-            self._accept(state, self._best, self._reached)
+            self._accept_stages(state)
         state.scale_rate(linear)
         self._linear, self._phases, self._every = linear, phases, LOOK
         self._begin_phase(state, self._best)
@@ -514,18 +518,26 @@ class StagedStop(Rule):
         assert self.accuracy is not None
         assert self._best is not None
         root = root_near(state, self._best, (self.accuracy, self.accuracy / _OF_SDS))
-        if root is None:
-            return
-        self._draws_seed += 1
-        at = state.losses_at([self._best, root.point], _DRAWS_OF_ROOT, self._draws_seed)
-        gain, error = mean_and_error(at[0] - at[1])
-        if gain > -(self._limit + 2 * error):
+        if root is not None and self._as_good(state, root.point):
             self._accept(
                 state,
                 root.point,
                 f"{self._reached}; there Newton's method, on {root.draws:,} quasi-random draws, "
                 f"ended with {_standard_errors_as_text(root.of_means, root.of_sds)}",
+                precise=self._is_precise(root.of_means, root.of_sds),
             )
+
+    def _as_good(self, state: FitState, point: np.ndarray) -> bool:
+        """Tell whether `point` is no worse than the result of the stages."""
+        assert self._best is not None
+        self._draws_seed += 1
+        at = state.losses_at([self._best, point], _DRAWS_COMPARED, self._draws_seed)
+        gain, error = mean_and_error(at[0] - at[1])
+        return gain > -(self._limit + 2 * error)
+
+    def _is_precise(self, of_means: float, of_sds: float) -> bool:
+        assert self.accuracy is not None
+        return max(of_means, _OF_SDS * of_sds) < self.accuracy
 
     def _begin_phase(self, state: FitState, point: np.ndarray) -> None:
         set_parameters(state.approx, point)
@@ -543,7 +555,6 @@ class StagedStop(Rule):
 
     def _end_phase(self, state: FitState, blocks: np.ndarray) -> None:
         """End the fit where the last average is good enough, or its last phase is over."""
-        assert self.accuracy is not None
         settled = settled_part(blocks)
         average = settled.mean(axis=0)
         of_means, of_sds = standard_errors(state.approx, settled)
@@ -554,17 +565,36 @@ class StagedStop(Rule):
             of_means, of_sds = max(of_means, bias_means), max(of_sds, bias_sds)
         steps, *self._phases = self._phases
         self._status = self._gap = f"last average: means +-{of_means:.2g} sd, sds +-{of_sds:.2%}"
-        precise = self._averages and max(of_means, _OF_SDS * of_sds) < self.accuracy
+        precise = bool(self._averages) and self._is_precise(of_means, of_sds)
+        # A mean of factors that were rotated into each other is no factor of the same.
+        as_good = self._as_good(state, average)
+        if as_good:
+            self._best = average
         if precise or not self._phases:
+            if not as_good:
+                self._accept_stages(state, precise=False)
             self._accept(
-                state, average, f"{self._reached}; the average of {steps:,} more has {found}"
+                state,
+                average,
+                f"{self._reached}; the average of {steps:,} more has {found}",
+                precise=precise,
             )
         self._averages.append(average)
         state.scale_rate(1 / RATIO)
         self._begin_phase(state, average)
 
-    def _accept(self, state: FitState, point: np.ndarray, evidence: str) -> NoReturn:
-        """End the fit with `point`, unless draws there show that no average can be trusted."""
+    def _accept_stages(self, state: FitState, precise: bool = True) -> NoReturn:
+        """End the fit with the result of the stages."""
+        assert self._best is not None
+        self._accept(state, self._best, self._reached, precise)
+
+    def _accept(
+        self, state: FitState, point: np.ndarray, evidence: str, precise: bool = True
+    ) -> NoReturn:
+        """End the fit with `point`, unless draws there show that no average can be trusted.
+
+        Heavy tails show in losses, or in a last average that is not `precise`.
+        """
         self._leave_average(state)
         set_parameters(state.approx, point)
         if self._limit > self.tolerance:
@@ -581,7 +611,7 @@ class StagedStop(Rule):
                 f"{outside} of {draws:,} draws of the result have an infinite loss", outside=True
             )
         tail, error = _tail(at), float(at.std() / draws**0.5)
-        if tail > _HEAVY and error > _LARGE_ERROR:
+        if tail > _HEAVY and (error > _LARGE_ERROR or not precise):
             raise Unsettled(
                 f"the losses have so heavy a tail (Pareto k {tail:.1f}, +-{error:.2g} nat of "
                 f"{draws:,} draws) that no average of draws says where the optimum is"
