@@ -15,19 +15,20 @@ from pymc_vi_ext.approximations.parameters import moments
 from pymc_vi_ext.callbacks._averaging import distances
 from pymc_vi_ext.state import FitState
 
-# Draws of each column of the Jacobian; sequences and draws of each, at first and at last.
-_JACOBIAN_DRAWS, _SEQUENCES = 512, ((8, 512), (16, 1_024))
+# Draws of each column of the Jacobian.
+_JACOBIAN_DRAWS = 256
+# Sequences and draws of each; the last step on them, over the accuracy; and how many times smaller
+# than that it and the standard errors must be to end it there: errors of few draws are themselves
+# not well known.
+_ROUNDS = ((4, 256, 1.0, np.inf), (16, 256, 1.0, 10.0), (16, 1_024, 1 / 3, 1.0))
 # How often sequences are added at most, and steps on the same ones.
 _MOST_TIMES, _MOST_STEPS = 5, 10
-# Most parameters of a Jacobian, and draws that follow it as a rule.
-_MOST_PARAMETERS, _USUAL_DRAWS = 100, 24_576
+# Most parameters of a Jacobian, and about how many draws follow it.
+_MOST_PARAMETERS, _USUAL_DRAWS = 100, 32_768
 # How far a parameter is moved for its column: so much in means (in sds) or logarithms of sds.
 _CHANGE = 0.05
-# Steps are no longer than this, in means or log sds; the last has this part of the accuracy.
-_FURTHEST, _LAST = 1.0, 1 / 3
-# Standard errors of a few sequences are themselves not well known: fewer draws end it where they
-# are so many times smaller than they have to be.
-_SURELY = 10.0
+# Steps are no longer than this, in means or log sds.
+_FURTHEST = 1.0
 # Singular values of the Jacobian below this part of the largest are no directions of the family's.
 _SINGULAR = 1e-6
 
@@ -98,7 +99,7 @@ def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float])
         moves: np.ndarray = state.mean_moves([point] * len(own), draws, own) / units
         return moves
 
-    for sequences, draws in _SEQUENCES:
+    for sequences, draws, last, surely in _ROUNDS:
         own = list(itertools.islice(seeds, sequences))
         moves = moves_at(point, draws, own)
         for _ in range(_MOST_STEPS):
@@ -106,7 +107,7 @@ def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float])
             lengths = np.asarray(distances(approx, point + step * units, point))
             if not np.isfinite(lengths).all():
                 return None
-            if np.all(lengths < np.multiply(_LAST, accuracy)):
+            if np.all(lengths < np.multiply(last, accuracy)):
                 break
             step *= min(1.0, _FURTHEST / lengths.max())
             point = point + step * units
@@ -115,7 +116,7 @@ def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float])
         else:
             return None
         errors = _standard_errors(approx, point - moves @ inverse.T * units)
-        if np.all(np.multiply(errors, _SURELY) < accuracy):
+        if np.all(np.maximum(errors, lengths) * surely < accuracy):
             break
     for _ in range(_MOST_TIMES):
         if np.all(np.asarray(errors) < accuracy):
