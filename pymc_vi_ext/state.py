@@ -180,6 +180,8 @@ class FitState:
         with self._aside(scale=_HARDLY):
             for move, point, seed in zip(moves, points, seeds, strict=True):
                 set_parameters(self.approx, point)
+                # Minibatches, where there are some, are the same at every point.
+                reseed_rngs(self.program.rngs, seed)
                 self.quasi_noise.begin(seed)
                 if self._takes_quasi_steps(draws):
                     self.sync()

@@ -9,6 +9,7 @@ import pytest
 import pymc_vi_ext as vix
 
 from pymc_vi_ext.approximations.parameters import flat_parameters, moments
+from pymc_vi_ext.callbacks import checkpoint
 
 QUIET = {"progressbar": False, "random_seed": 1}
 # Several standard errors of what a fit asks for, of means in sds and of log sds.
@@ -136,6 +137,19 @@ def test_refine_in_the_middle_of_the_last_average():
     inference.refine(100_000, progressbar=False)
     assert approx.report.converged
     check(approx, *of_gammas(shapes))
+
+
+def test_a_checkpoint_of_the_last_average_goes_on(tmp_path):
+    """The points of its sequence, too, bit for bit."""
+    path, model = tmp_path / "fit.npz", gammas(np.linspace(1.0, 4.0, 60))
+    saves = [vix.callbacks.Checkpoint(path, 1_000)]
+    whole = vix.fit(model=model, callbacks=saves, backend="jax", **QUIET)
+    step = checkpoint.read(path).header["step"]
+    assert whole.report.steps - 2_048 < step < whole.report.steps
+    resumed = vix.resume(path, model, progressbar=False)
+    np.testing.assert_array_equal(resumed.hist, whole.hist)
+    np.testing.assert_array_equal(flat_parameters(resumed), flat_parameters(whole))
+    assert resumed.report.evidence == whole.report.evidence
 
 
 def test_without_a_last_average():
