@@ -43,9 +43,13 @@ class Optimizer:
     ----------
     decays : bool
         Whether its rate falls by itself.
+    linear : bool
+        Whether moves are linear in gradients once it has settled. Where they are not, averages of
+        iterates are off by what no smaller rate takes away.
     """
 
     decays: bool = False
+    linear: bool = False
 
     def __call__(self, loss_or_grads: Any, params: Any) -> Updates:
         """Return the updates of a step, as PyMC's optimizers do; none, here."""
@@ -88,6 +92,7 @@ class Together(Optimizer):
     def __init__(self, *optimizers: Optimizer):
         self.optimizers = optimizers
         self.decays = any(optimizer.decays for optimizer in optimizers)
+        self.linear = all(optimizer.linear for optimizer in optimizers)
 
     def begin(self, n: int) -> None:
         """Begin anew."""
@@ -255,6 +260,8 @@ class WhitenedAdam(Optimizer):
     >>> 800 < float(approx.std.eval()[0]) < 1_200
     True
     """
+
+    linear = True
 
     def __init__(self, approx: Approximation, learning_rate: float = 0.1):
         self.learning_rate = _positive(learning_rate)

@@ -28,7 +28,7 @@ class LowRankOptions(Options):
     """Options of :class:`LowRankGroup`."""
 
     rank: int | None = option(
-        None, "Columns of `W`; None is 5, or the dimension where that is less.", ge=1
+        None, "Columns of `W`; None is 5, or less where fewer give any covariance.", ge=1
     )
 
 
@@ -78,7 +78,9 @@ class LowRankGroup(FamilyGroup[LowRankOptions]):
     def start_values(self, start: Any, options: LowRankOptions) -> dict[str, np.ndarray]:
         """Return PyMC's mean field start, and small random factors."""
         d = self.ddim
-        rank = min(5, d) if options.rank is None else options.rank
+        # Any covariance is its least eigenvalue on the diagonal and d - 1 factors; with d of them
+        # the diagonal has nothing to say, and goes to 0, where densities are rounding errors.
+        rank = min(5, max(d - 1, 1)) if options.rank is None else options.rank
         if rank > d:
             raise ParametrizationError(
                 f"`rank` is {rank}, and the model has {d} dimension{'s' * (d > 1)}: a covariance "

@@ -29,8 +29,8 @@ _MOST_PARAMETERS, _USUAL_DRAWS = 100, 32_768
 _CHANGE = 0.05
 # Steps are no longer than this, in means or log sds.
 _FURTHEST = 1.0
-# Singular values of the Jacobian below this part of the largest are no directions of the family's.
-_SINGULAR = 1e-6
+# From this condition number on, in units of what parameters do to moments, a Jacobian is singular.
+_SINGULAR = 1e6
 
 
 class Root(NamedTuple):
@@ -92,7 +92,10 @@ def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float])
     jacobian = None if units is None else _jacobian(state, point, units, seed)
     if units is None or jacobian is None:
         return None
-    inverse = np.linalg.pinv(jacobian, rcond=_SINGULAR)
+    # A direction without slope is a choice that the family leaves open, or where nothing is known.
+    if not np.linalg.cond(jacobian) < _SINGULAR:
+        return None
+    inverse = np.linalg.inv(jacobian)
     seeds = itertools.count(seed + 1)
 
     def moves_at(point: np.ndarray, draws: int, own: Sequence[int]) -> np.ndarray:

@@ -112,7 +112,8 @@ class StagedStop(Rule):
       :math:`\eta` leaves, are both small. What changes over many more steps is not seen.
 
     "Next to nothing" is counted in numbers computed (some 10^8) and not in seconds, so that a seed
-    gives the same result anywhere. The report's evidence has the errors reached.
+    gives the same result anywhere. The report's evidence has the errors reached. Optimizers of the
+    user's, whose moves need not be linear in gradients, end with the stages.
 
     On minibatches a stage ends where what it still gains is lost in the noise of the batches. The
     fit then goes over to steps on all data, which are judged as any others. Where that is too large
@@ -499,7 +500,7 @@ class StagedStop(Rule):
     def _begin_average(self, state: FitState, i: int) -> None:
         """Begin the last average, where it costs next to nothing."""
         assert self._best is not None
-        if self.accuracy is None or not _has_moments(state):
+        if self.accuracy is None or not state.optimizer.linear or not _has_moments(state):
             self._accept_stages(state)
         affordable = _MOST_WORK / (state.work + _FIXED_WORK)
         # In float32 so small moves would be lost.
