@@ -62,6 +62,8 @@ _NO_MOVE, _DRAWS_COMPARED = 1e-6, 1_000
 # their losses, its Pareto k and standard error in nats, from which on they say nothing.
 _DRAWS_OF_RESULT = (256, 20_000)
 _TAIL, _HEAVY, _LARGE_ERROR = 20, 0.7, 0.1
+# So do heavy tails where the errors after the stages are so many times those asked for.
+_IMPRECISE = 2.0
 # What a step costs however few its numbers are, in numbers.
 _FIXED_WORK = 2_000
 # Standard deviations are to be known better than means.
@@ -525,7 +527,7 @@ class StagedStop(Rule):
                 root.point,
                 f"{self._reached}; there Newton's method, on {root.draws:,} quasi-random draws, "
                 f"ended with {_standard_errors_as_text(root.of_means, root.of_sds)}",
-                precise=self._is_precise(root.of_means, root.of_sds),
+                self._error_allowed(root.of_means, root.of_sds),
             )
 
     def _as_good(self, state: FitState, point: np.ndarray) -> bool:
@@ -536,9 +538,13 @@ class StagedStop(Rule):
         gain, error = mean_and_error(at[0] - at[1])
         return gain > -(self._limit + 2 * error)
 
-    def _is_precise(self, of_means: float, of_sds: float) -> bool:
+    def _is_precise(self, of_means: float, of_sds: float, times: float = 1.0) -> bool:
         assert self.accuracy is not None
-        return max(of_means, _OF_SDS * of_sds) < self.accuracy
+        return max(of_means, _OF_SDS * of_sds) < times * self.accuracy
+
+    def _error_allowed(self, of_means: float, of_sds: float) -> float:
+        """Return how well losses of a heavy tail have to be known, in nats."""
+        return _LARGE_ERROR if self._is_precise(of_means, of_sds, _IMPRECISE) else 0.0
 
     def _begin_phase(self, state: FitState, point: np.ndarray) -> None:
         set_parameters(state.approx, point)
@@ -573,29 +579,30 @@ class StagedStop(Rule):
             self._best = average
         if precise or not self._phases:
             if not as_good:
-                self._accept_stages(state, precise=False)
+                self._accept_stages(state, error_allowed=0.0)
             self._accept(
                 state,
                 average,
                 f"{self._reached}; the average of {steps:,} more has {found}",
-                precise=precise,
+                self._error_allowed(of_means, of_sds),
             )
         self._averages.append(average)
         state.scale_rate(1 / RATIO)
         self._begin_phase(state, average)
 
-    def _accept_stages(self, state: FitState, precise: bool = True) -> NoReturn:
+    def _accept_stages(self, state: FitState, error_allowed: float = _LARGE_ERROR) -> NoReturn:
         """End the fit with the result of the stages."""
         assert self._best is not None
-        self._accept(state, self._best, self._reached, precise)
+        self._accept(state, self._best, self._reached, error_allowed)
 
     def _accept(
-        self, state: FitState, point: np.ndarray, evidence: str, precise: bool = True
+        self,
+        state: FitState,
+        point: np.ndarray,
+        evidence: str,
+        error_allowed: float,
     ) -> NoReturn:
-        """End the fit with `point`, unless draws there show that no average can be trusted.
-
-        Heavy tails show in losses, or in a last average that is not `precise`.
-        """
+        """End the fit with `point`, unless draws there show that no average can be trusted."""
         self._leave_average(state)
         set_parameters(state.approx, point)
         if self._limit > self.tolerance:
@@ -612,7 +619,7 @@ class StagedStop(Rule):
                 f"{outside} of {draws:,} draws of the result have an infinite loss", outside=True
             )
         tail, error = _tail(at), float(at.std() / draws**0.5)
-        if tail > _HEAVY and (error > _LARGE_ERROR or not precise):
+        if tail > _HEAVY and error > error_allowed:
             raise Unsettled(
                 f"the losses have so heavy a tail (Pareto k {tail:.1f}, +-{error:.2g} nat of "
                 f"{draws:,} draws) that no average of draws says where the optimum is"
