@@ -20,7 +20,7 @@ _JACOBIAN_DRAWS = 256
 # Sequences and draws of each; the last step on them, over the accuracy; and how many times smaller
 # than that it and the standard errors must be to end it there: errors of few draws are themselves
 # not well known.
-_ROUNDS = ((4, 256, 1.0, np.inf), (16, 256, 1.0, 10.0), (16, 1_024, 1 / 3, 1.0))
+_ROUNDS = ((4, 256, 1.0, 1e12), (16, 256, 1.0, 10.0), (16, 1_024, 1 / 3, 1.0))
 # How often sequences are added at most, and steps on the same ones.
 _MOST_TIMES, _MOST_STEPS = 5, 10
 # Most parameters of a Jacobian, and about how many draws follow it.
