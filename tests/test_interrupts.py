@@ -208,11 +208,13 @@ def test_random_moments_of_the_steps(conjugate, method, options, longest):
         counted += report.steps
         assert report.starts or len(approx.hist) in (0, sum(approx.hist.shape))
     assert counted > 0
-    # On a normal posterior BaM may be at its fixed point: whether steps are taken, they say.
+    before = flat_parameters(approx)
     built.refine(10, progressbar=False)
     assert approx.report.stop_reason is vix.StopReason.COMPLETED
     assert approx.report.steps == report.steps + 10
     assert np.isfinite(flat_parameters(approx)).all()
+    # BaM may be at its fixed point by then, which a normal posterior is.
+    assert method == "BaM" or (flat_parameters(approx) != before).any()
 
 
 @pytest.mark.parametrize("method", ["ADVI", "DADVI", "Laplace"])
@@ -227,7 +229,9 @@ def test_moments_before_the_first_step(conjugate, method):
             break
         report = interrupted(approx)
         if report.steps or "after the last step" in report.evidence:
-            break  # on a machine so fast that this moment is not before the first step
+            # Later moments may be after the first step, on a fast machine; the first is not.
+            assert seconds > 0.1
+            break
         np.testing.assert_array_equal(flat_parameters(approx), start)
     report = vix.fit(method=built, progressbar=False).report
     assert report.stop_reason is not vix.StopReason.INTERRUPTED
