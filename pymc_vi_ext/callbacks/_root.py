@@ -23,8 +23,8 @@ _JACOBIAN_DRAWS = 256
 _ROUNDS = ((4, 256, 1.0, 1e12), (16, 256, 1.0, 10.0), (16, 1_024, 1 / 3, 1.0))
 # How often sequences are added at most, and steps on the same ones.
 _MOST_TIMES, _MOST_STEPS = 5, 10
-# Most parameters of a Jacobian, and about how many draws follow it.
-_MOST_PARAMETERS, _USUAL_DRAWS = 100, 32_768
+# Most parameters of a Jacobian; evaluations that a round takes as a rule, and the fewest rounds.
+_MOST_PARAMETERS, _EVALUATIONS, _FEWEST_ROUNDS = 300, 2, 2
 # How far a parameter is moved for its column: so much in means (in sds) or logarithms of sds.
 _CHANGE = 0.05
 # Steps are no longer than this, in means or log sds.
@@ -51,14 +51,9 @@ class Root(NamedTuple):
     draws: int
 
 
-def steps_for_root(state: FitState, point: np.ndarray) -> float:
-    """Return how many steps a root costs as a rule; infinite where none is looked for."""
-    if len(point) > _MOST_PARAMETERS or not state.quasi_noise.rows:
-        return np.inf
-    return (len(point) + 1) * _JACOBIAN_DRAWS + _USUAL_DRAWS
-
-
-def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float]) -> Root | None:
+def root_near(
+    state: FitState, point: np.ndarray, accuracy: tuple[float, float], most: float
+) -> Root | None:
     r"""Return the root of the mean gradient near `point`, None where it is not found.
 
     :math:`G_r(\theta)` is the mean move of the parameters over the quasi-random draws of sequence
@@ -75,6 +70,9 @@ def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float])
     point : array of shape (size,)
     accuracy : tuple of float
         Of means, in sds, and of log sds.
+    most : float
+        About how many draws may be taken: it ends with the accuracy that these allow, and does not
+        begin where they are not enough.
 
     References
     ----------
@@ -86,6 +84,9 @@ def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float])
 
     Liu, S. and Owen, A. (2021). Quasi-Monte Carlo quasi-Newton in variational Bayes. JMLR 22(243).
     """
+    left = most - (len(point) + 1) * _JACOBIAN_DRAWS
+    if len(point) > _MOST_PARAMETERS or not state.quasi_noise.rows or left < _cost(_FEWEST_ROUNDS):
+        return None
     approx = state.approx
     units = _units(approx, point)
     seed = state.fresh_seed()
@@ -99,10 +100,14 @@ def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float])
     seeds = itertools.count(seed + 1)
 
     def moves_at(point: np.ndarray, draws: int, own: Sequence[int]) -> np.ndarray:
+        nonlocal left
+        left -= len(own) * draws
         moves: np.ndarray = state.mean_moves([point] * len(own), draws, own) / units
         return moves
 
-    for sequences, draws, last, surely in _ROUNDS:
+    for number, (sequences, draws, last, surely) in enumerate(_ROUNDS):
+        if number >= _FEWEST_ROUNDS and left < _EVALUATIONS * sequences * draws:
+            break
         own = list(itertools.islice(seeds, sequences))
         moves = moves_at(point, draws, own)
         for _ in range(_MOST_STEPS):
@@ -119,16 +124,22 @@ def root_near(state: FitState, point: np.ndarray, accuracy: tuple[float, float])
         else:
             return None
         errors = _standard_errors(approx, point - moves @ inverse.T * units)
+        size, of_one = sequences, draws
         if np.all(np.maximum(errors, lengths) * surely < accuracy):
             break
     for _ in range(_MOST_TIMES):
-        if np.all(np.asarray(errors) < accuracy):
+        if np.all(np.asarray(errors) < accuracy) or left < size * of_one:
             break
-        own = list(itertools.islice(seeds, sequences))
-        moves = np.concatenate([moves, moves_at(point, draws, own)])
+        own = list(itertools.islice(seeds, size))
+        moves = np.concatenate([moves, moves_at(point, of_one, own)])
         errors = _standard_errors(approx, point - moves @ inverse.T * units)
     end = point - inverse @ moves.mean(axis=0) * units
-    return Root(end, *errors, len(moves) * draws)
+    return Root(end, *errors, len(moves) * of_one)
+
+
+def _cost(rounds: int) -> int:
+    """Return about how many draws the first rounds take."""
+    return sum(_EVALUATIONS * sequences * draws for sequences, draws, *_ in _ROUNDS[:rounds])
 
 
 def _updated(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from pymc_vi_ext.callbacks._averaging import (
     settled_part,
     standard_errors,
 )
-from pymc_vi_ext.callbacks._root import root_near, steps_for_root
+from pymc_vi_ext.callbacks._root import root_near
 from pymc_vi_ext.callbacks._statistics import mean_and_error
 from pymc_vi_ext.callbacks.callback import Losses, Rule, Unsettled
 from pymc_vi_ext.options import positive, whole_number
@@ -104,7 +104,7 @@ class StagedStop(Rule):
     gradient vanishes, until `accuracy` is reached: its standard error is below that for every mean
     (in standard deviations) and, times 1.5, for every logarithm of a standard deviation.
 
-    - Up to 100 parameters, Newton's method finds that point on quasi-random draws: scrambled Sobol
+    - Up to 300 parameters, Newton's method finds that point on quasi-random draws: scrambled Sobol
       points, whose means converge much faster than those of random draws. Several independent
       sequences give it and its standard error. There is no learning rate in it, and a ridge is no
       harder than a sphere.
@@ -507,8 +507,8 @@ class StagedStop(Rule):
         affordable = _MOST_WORK / (state.work + _FIXED_WORK)
         # In float32 so small moves would be lost.
         linear = state.optimizer.linearise(_NO_MOVE) if _precision() == "float64" else 1.0
-        if linear > 1 and steps_for_root(state, self._best) < affordable:
-            self._look_for_root(state)
+        if linear > 1:
+            self._look_for_root(state, affordable)
         phases = phase_lengths(int(min(affordable, state.end - i)))
         if not phases:
             self._accept_stages(state)
@@ -516,11 +516,12 @@ class StagedStop(Rule):
         self._linear, self._phases, self._every = linear, phases, LOOK
         self._begin_phase(state, self._best)
 
-    def _look_for_root(self, state: FitState) -> None:
+    def _look_for_root(self, state: FitState, affordable: float) -> None:
         """End the fit where Newton's method finds the root of the mean gradient."""
         assert self.accuracy is not None
         assert self._best is not None
-        root = root_near(state, self._best, (self.accuracy, self.accuracy / _OF_SDS))
+        accuracy = self.accuracy, self.accuracy / _OF_SDS
+        root = root_near(state, self._best, accuracy, affordable)
         if root is not None and self._as_good(state, root.point):
             self._accept(
                 state,

@@ -82,7 +82,7 @@ def test_along_a_ridge():
 
 def test_phases_of_falling_rate():
     """Of more parameters than a Jacobian is worth."""
-    shapes = np.linspace(1.0, 4.0, 60)
+    shapes = np.linspace(1.0, 4.0, 160)
     approx = vix.fit(model=gammas(shapes), backend="jax", **QUIET)
     assert approx.report.converged
     assert "the rate a bias of about" in approx.report.evidence
@@ -118,7 +118,7 @@ def test_the_first_draws_are_enough_for_a_normal_posterior():
     np.testing.assert_allclose([found[0], np.exp(log_sds[0])], [5.0, 3.0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("shapes", [[2.0], np.linspace(1.0, 4.0, 60)])
+@pytest.mark.parametrize("shapes", [[2.0], np.linspace(1.0, 4.0, 160)])
 def test_refine_after_the_last_average(shapes):
     """It goes on with stages, at a rate as they have it."""
     inference = vix.ADVI(model=gammas(shapes), random_seed=1)
@@ -132,7 +132,7 @@ def test_refine_after_the_last_average(shapes):
 
 
 def test_refine_in_the_middle_of_the_last_average():
-    shapes = np.linspace(1.0, 4.0, 60)
+    shapes = np.linspace(1.0, 4.0, 160)
     inference = vix.ADVI(model=gammas(shapes), random_seed=1)
     stopped = []
 
@@ -151,7 +151,7 @@ def test_refine_in_the_middle_of_the_last_average():
 
 def test_a_checkpoint_of_the_last_average_goes_on(tmp_path):
     """The points of its sequence, too, bit for bit."""
-    path, model = tmp_path / "fit.npz", gammas(np.linspace(1.0, 4.0, 60))
+    path, model = tmp_path / "fit.npz", gammas(np.linspace(1.0, 4.0, 160))
     saves = [vix.callbacks.Checkpoint(path, 1_000)]
     whole = vix.fit(model=model, callbacks=saves, backend="jax", **QUIET)
     step = checkpoint.read(path).header["step"]
