@@ -15,8 +15,8 @@ from pymc_vi_ext.approximations.parameters import moments
 from pymc_vi_ext.callbacks._averaging import distances
 from pymc_vi_ext.state import FitState
 
-# Draws of each column of the Jacobian.
-_JACOBIAN_DRAWS = 256
+# Draws of each column of the Jacobian: the most that leave enough for the rounds.
+_JACOBIAN_DRAWS = (256, 128, 64)
 # Sequences and draws of each; the last step on them, over the accuracy; and how many times smaller
 # than that it and the standard errors must be to end it there: errors of few draws are themselves
 # not well known.
@@ -84,13 +84,17 @@ def root_near(
 
     Liu, S. and Owen, A. (2021). Quasi-Monte Carlo quasi-Newton in variational Bayes. JMLR 22(243).
     """
-    left = most - (len(point) + 1) * _JACOBIAN_DRAWS
-    if len(point) > _MOST_PARAMETERS or not state.quasi_noise.rows or left < _cost(_FEWEST_ROUNDS):
+    if len(point) > _MOST_PARAMETERS or not state.quasi_noise.rows:
         return None
+    for_columns = (most - _cost(_FEWEST_ROUNDS)) / (len(point) + 1)
+    of_column = next((draws for draws in _JACOBIAN_DRAWS if draws <= for_columns), None)
+    if of_column is None:
+        return None
+    left = most - (len(point) + 1) * of_column
     approx = state.approx
     units = _units(approx, point)
     seed = state.fresh_seed()
-    jacobian = None if units is None else _jacobian(state, point, units, seed)
+    jacobian = None if units is None else _jacobian(state, point, units, of_column, seed)
     if units is None or jacobian is None:
         return None
     # A direction without slope is a choice that the family leaves open, or where nothing is known.
@@ -161,11 +165,11 @@ def _standard_errors(approx: Approximation, ends: np.ndarray) -> tuple[float, fl
 
 
 def _jacobian(
-    state: FitState, point: np.ndarray, units: np.ndarray, seed: int
+    state: FitState, point: np.ndarray, units: np.ndarray, draws: int, seed: int
 ) -> np.ndarray | None:
     """Return the Jacobian of the mean move, both in `units`, (size, size)."""
     points = [point, *(point + np.diag(units))]
-    here, *there = state.mean_moves(points, _JACOBIAN_DRAWS, [seed] * len(points))
+    here, *there = state.mean_moves(points, draws, [seed] * len(points))
     jacobian = (np.asarray(there) - here).T / units[:, None]
     return jacobian if np.isfinite(jacobian).all() else None
 

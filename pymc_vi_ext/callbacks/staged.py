@@ -54,7 +54,7 @@ _STILL = 0.9
 # Rounding errors of a loss, in units of its last place.
 _ROUNDING = 8
 # About how many numbers may be computed after the stages, and for a last look at the result.
-_MOST_WORK, _WORK_OF_LOOK = 5e8, 2e8
+_MOST_WORK, _WORK_OF_LOOK = 6e8, 2e8
 # The scale of moves that are only looked at, and draws on which what follows the stages is compared
 # with their result.
 _NO_MOVE, _DRAWS_COMPARED = 1e-6, 1_000
