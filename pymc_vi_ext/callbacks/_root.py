@@ -16,11 +16,10 @@ from pymc_vi_ext.callbacks._averaging import distances
 from pymc_vi_ext.state import FitState
 
 # Draws of each column of the Jacobian: the most that leave enough for the rounds.
-_JACOBIAN_DRAWS = (256, 128, 64)
-# Sequences and draws of each; the last step on them, over the accuracy; and how many times smaller
-# than that it and the standard errors must be to end it there: errors of few draws are themselves
-# not well known.
-_ROUNDS = ((4, 256, 1.0, 1e12), (16, 256, 1.0, 10.0), (16, 1_024, 1 / 3, 1.0))
+_JACOBIAN_DRAWS = (128, 64)
+# Sequences and draws of each; and how many times smaller than the accuracy the last step on them
+# and the standard errors must be to end it there: errors of few draws are not well known.
+_ROUNDS = ((4, 256, 1e12), (16, 256, 10.0), (16, 1_024, 1.0))
 # How often sequences are added at most, and steps on the same ones.
 _MOST_TIMES, _MOST_STEPS = 5, 10
 # Most parameters of a Jacobian; evaluations that a round takes as a rule, and the fewest rounds.
@@ -59,7 +58,8 @@ def root_near(
     :math:`G_r(\theta)` is the mean move of the parameters over the quasi-random draws of sequence
     :math:`r`; where it is 0, so is the gradient. With the Jacobian :math:`J`, by differences and
     then by Broyden's updates, steps :math:`-J^{-1} \bar G` lead to the root of the mean
-    :math:`\bar G` of several sequences, until they are a third of the accuracy. The spread of
+    :math:`\bar G` of several sequences, until they are shorter than the accuracy: what is left
+    after the last is of second order, or what the Jacobian is off by. The spread of
     :math:`-J^{-1} G_r` there is the standard error of the result: sequences are scrambled
     independently (Owen, 1997). No learning rate is in it, and no direction is too long for it.
 
@@ -109,7 +109,7 @@ def root_near(
         moves: np.ndarray = state.mean_moves([point] * len(own), draws, own) / units
         return moves
 
-    for number, (sequences, draws, last, surely) in enumerate(_ROUNDS):
+    for number, (sequences, draws, surely) in enumerate(_ROUNDS):
         if number >= _FEWEST_ROUNDS and left < _EVALUATIONS * sequences * draws:
             break
         own = list(itertools.islice(seeds, sequences))
@@ -119,7 +119,7 @@ def root_near(
             lengths = np.asarray(distances(approx, point + step * units, point))
             if not np.isfinite(lengths).all():
                 return None
-            if np.all(lengths < np.multiply(last, accuracy)):
+            if np.all(lengths < accuracy):
                 break
             step *= min(1.0, _FURTHEST / lengths.max())
             point = point + step * units

@@ -204,7 +204,10 @@ class JaxLoop:
                 self._program.state, current, storages, seen, strict=False
             )
         ]
-        buffer = jax.device_put(np.zeros(CAPACITY if self._scored else 0, pytensor.config.floatX))
+        losses = CAPACITY if self._scored else 0
+        buffer = (
+            jax.device_put(np.zeros(losses, pytensor.config.floatX)) if stale else self._carry[1]
+        )
         carry = [state, buffer]
         if stale:
             size = sum(_plain(value).nbytes for value in state)

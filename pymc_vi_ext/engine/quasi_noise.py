@@ -15,6 +15,8 @@ from scipy.stats import qmc
 
 # Steps whose noise lies ready, at most and at least, and the numbers that these may be.
 _MOST_ROWS, _FEWEST_ROWS, _MOST_NUMBERS = 4_096, 256, 2**18
+# Tables that are kept, 2 MB each at most.
+_MOST_KEPT = 16
 # Half the distance of neighbouring points: none is at the edge, whose normal number is infinite.
 _HALF = 2.0**-31
 
@@ -47,8 +49,9 @@ class QuasiNoise:
         self.place = pytensor.shared(np.array([-1, 0]), "place_in_sequence")
         self._tables: list[SharedVariable] = []
         self._sequence: tuple[int, qmc.Sobol] | None = None
-        # Seed and first point of what the tables hold.
+        # Seed and first point of what the tables hold, and what they held before.
         self._ready: tuple[int, int] | None = None
+        self._kept: dict[tuple[int, int], list[np.ndarray]] = {}
 
     @property
     def updates(self) -> dict[SharedVariable, Variable]:
@@ -119,13 +122,27 @@ class QuasiNoise:
         seed = int(self.place.get_value()[1])
         if self._ready == (seed, first):
             return
+        numbers = self._kept.pop((seed, first), None)
+        if numbers is None:
+            numbers = self._numbers(seed, first)
+        for table, part in zip(self._tables, numbers, strict=True):
+            table.set_value(part)
+        # The same sequences are gone through again and again, in the same order.
+        self._kept[seed, first] = numbers
+        if len(self._kept) > _MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
+        self._ready = seed, first
+
+    def _numbers(self, seed: int, first: int) -> list[np.ndarray]:
+        """Return what the tables hold of a sequence: normal numbers in place of its points."""
         shapes = [table.get_value(borrow=True).shape for table in self._tables]
         sizes = [draws * width for _, draws, width in shapes]
         numbers = ndtri(self._points(seed, first, sum(sizes)) + _HALF)
         parts = np.split(numbers, np.cumsum(sizes)[:-1], axis=1)
-        for table, part, shape in zip(self._tables, parts, shapes, strict=True):
-            table.set_value(part.reshape(shape).astype(table.type.dtype))
-        self._ready = seed, first
+        return [
+            part.reshape(shape).astype(table.type.dtype)
+            for table, part, shape in zip(self._tables, parts, shapes, strict=True)
+        ]
 
     def _points(self, seed: int, first: int, dimension: int) -> np.ndarray:
         """Return a table's points of a sequence, (rows, dimension)."""

@@ -89,9 +89,7 @@ def test_phases_of_falling_rate():
     check(approx, *of_gammas(shapes))
 
 
-@pytest.mark.parametrize(
-    ("left_for_columns", "of_column"), [(1_000, 256), (150, 128), (100, 64), (60, None)]
-)
+@pytest.mark.parametrize(("left_for_columns", "of_column"), [(150, 128), (100, 64), (60, None)])
 def test_what_is_left_for_the_jacobian(monkeypatch, left_for_columns, of_column):
     """Its columns take fewer draws where more are not affordable; the root is the same."""
     shapes = np.linspace(1.0, 4.0, 8)
