@@ -9,7 +9,7 @@ import pytest
 import pymc_vi_ext as vix
 
 from pymc_vi_ext.approximations.parameters import flat_parameters, moments
-from pymc_vi_ext.callbacks import _root, checkpoint
+from pymc_vi_ext.callbacks import checkpoint
 
 QUIET = {"progressbar": False, "random_seed": 1}
 # Several standard errors of what a fit asks for, of means in sds and of log sds.
@@ -86,28 +86,6 @@ def test_phases_of_falling_rate():
     approx = vix.fit(model=gammas(shapes), backend="jax", **QUIET)
     assert approx.report.converged
     assert "the rate a bias of about" in approx.report.evidence
-    check(approx, *of_gammas(shapes))
-
-
-@pytest.mark.parametrize(("left_for_columns", "of_column"), [(150, 128), (100, 64), (60, None)])
-def test_what_is_left_for_the_jacobian(monkeypatch, left_for_columns, of_column):
-    """Its columns take fewer draws where more are not affordable; the root is the same."""
-    shapes = np.linspace(1.0, 4.0, 8)
-    found = []
-
-    def look(state, point, accuracy, most):
-        most = _root._cost(_root._FEWEST_ROUNDS) + left_for_columns * (len(point) + 1)
-        return _root.root_near(state, point, accuracy, most)
-
-    def jacobian(state, point, units, draws, seed, own=_root._jacobian):
-        found.append(draws)
-        return own(state, point, units, draws, seed)
-
-    monkeypatch.setattr("pymc_vi_ext.callbacks.staged.root_near", look)
-    monkeypatch.setattr(_root, "_jacobian", jacobian)
-    approx = vix.fit(model=gammas(shapes), backend="jax", **QUIET)
-    assert found == ([] if of_column is None else [of_column])
-    assert ("Newton's method" in approx.report.evidence) == (of_column is not None)
     check(approx, *of_gammas(shapes))
 
 
