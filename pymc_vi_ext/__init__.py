@@ -18,6 +18,7 @@ _EXPORTS = {
     "Comparison": "comparison",
     "ConvergenceWarning": "errors",
     "DADVI": "inference",
+    "Diagnosis": "diagnostics",
     "Empirical": "approximations.empirical",
     "FitReport": "results",
     "FullRankADVI": "inference",
@@ -29,7 +30,10 @@ _EXPORTS = {
     "LowRankADVI": "inference",
     "FlowADVI": "inference",
     "StopReason": "results",
+    "Verdict": "diagnostics",
     "compare": "comparison",
+    "correct": "correction",
+    "diagnose": "diagnosis",
     "fit": "fitting",
     "resume": "fitting",
     "to_datatree": "results",
@@ -38,6 +42,7 @@ _MODULES = (
     "approximations",
     "callbacks",
     "comparison",
+    "correction",
     "diagnostics",
     "engine",
     "inference",
@@ -57,6 +62,10 @@ if TYPE_CHECKING:
     from pymc_vi_ext.approximations.empirical import Empirical as Empirical
     from pymc_vi_ext.comparison import Comparison as Comparison
     from pymc_vi_ext.comparison import compare as compare
+    from pymc_vi_ext.correction import correct as correct
+    from pymc_vi_ext.diagnosis import diagnose as diagnose
+    from pymc_vi_ext.diagnostics import Diagnosis as Diagnosis
+    from pymc_vi_ext.diagnostics import Verdict as Verdict
     from pymc_vi_ext.errors import ConvergenceWarning as ConvergenceWarning
     from pymc_vi_ext.fitting import fit as fit
     from pymc_vi_ext.fitting import resume as resume

@@ -5,38 +5,16 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import arviz as az
-import numpy as np
 import pymc as pm
-import pytensor.tensor as pt
 
 from pymc.variational.opvi import Approximation
-from pytensor.compile.mode import get_mode
 from xarray import DataTree
 
-from pymc_vi_ext import __version__
-from pymc_vi_ext.engine.labels import plain
-from pymc_vi_ext.engine.python_mode import PYTHON_MODE
-from pymc_vi_ext.engine.vectorize import has_scan, vectorized_approximation
-from pymc_vi_ext.minibatches import has_minibatches, on_all_data, size_of_data
-from pymc_vi_ext.python_only import building, python_only
-from pymc_vi_ext.upstream import (
-    SLICES_OF_ONE,
-    coords_and_dims_for_inferencedata,
-    find_constants,
-    find_observations,
-    find_rng_nodes,
-    reseed_rngs,
-)
-
-# Draws are computed in batches that keep an intermediate array of the model near this size.
-_NUMBERS_PER_BATCH = 4_000_000
-
-Sampler = Callable[[int], list[np.ndarray]]
+from pymc_vi_ext.diagnostics.verdict import Diagnosis
+from pymc_vi_ext.draws import as_datatree, draw
 
 
 class StopReason(enum.Enum):
@@ -147,6 +125,8 @@ class FitReport:
         Stein discrepancy of particles); DADVI's loss of its mean field; or nothing.
     warnings : tuple of str
         What the fit warned of at its end, as :class:`~pymc_vi_ext.ConvergenceWarning`.
+    correction : Diagnosis or None
+        Of the draws of :func:`pymc_vi_ext.correct`, once it has been called.
     """
 
     stop_reason: StopReason
@@ -160,6 +140,7 @@ class FitReport:
     starts: tuple[StartResult, ...] = ()
     loss: str = ""
     warnings: tuple[str, ...] = ()
+    correction: Diagnosis | None = None
 
     @property
     def converged(self) -> bool:
@@ -218,81 +199,12 @@ def to_datatree(
     """
     if draws < 1:
         raise ValueError(f"`draws` must be at least 1, not {draws}.")
-    with building():
-        return _datatree(approx, draws, random_seed, log_likelihood)
-
-
-def _datatree(
-    approx: Approximation, draws: int, random_seed: int | None, log_likelihood: bool
-) -> DataTree:
-    model = approx.model
-    # Compiled once for each approximation, which keeps it.
-    if "datatree_sampler" not in vars(approx):
-        approx.datatree_sampler = _sampler(approx)
-    names, sampler, rngs, numbers = approx.datatree_sampler
-    reseed_rngs(rngs, random_seed)
-    observed = find_observations(model)
-    largest = max([numbers, *(np.size(values) for values in observed.values())])
-    batch = max(1, min(draws, _NUMBERS_PER_BATCH // largest))
-    sizes = [batch] * (draws // batch) + [draws % batch] * (draws % batch > 0)
-    batches = [sampler(size) for size in sizes]
-    values = {
-        name: np.concatenate(parts)[None]
-        for name, parts in zip(names, zip(*batches, strict=True), strict=True)
-    }
-    statistics = {name: values.pop(name) for name in ("lp", "log_q") if name in values}
-    posterior = {name.removeprefix("posterior/"): v for name, v in values.items()}
-    coords, dims = coords_and_dims_for_inferencedata(model)
-    for name, drawn in posterior.items():
-        lengths = [len(coords[dim]) if dim in coords else None for dim in dims.get(name, ())]
-        if any(n not in (None, m) for n, m in zip(lengths, drawn.shape[2:], strict=False)):
-            # A Deterministic of another shape than its labels say, as some of Bambi's are.
-            del dims[name]
-    groups = {
-        "posterior": posterior,
-        "sample_stats": statistics,
-        "observed_data": observed,
-        "constant_data": find_constants(model),
-    }
-    tree: DataTree = az.from_dict(
-        {name: group for name, group in groups.items() if group}, coords=coords, dims=dims
+    drawn = draw(approx, draws, random_seed)
+    tree = as_datatree(
+        approx.model,
+        {name: values[None] for name, values in drawn.values.items()},
+        {name: values[None] for name, values in drawn.statistics.items()},
     )
-    for name in ("posterior", "sample_stats"):
-        tree[name].attrs |= {
-            "inference_library": "pymc_vi_ext",
-            "inference_library_version": __version__,
-        }
     if log_likelihood:
-        pm.compute_log_likelihood(tree, model=model, progressbar=False)
+        pm.compute_log_likelihood(tree, model=approx.model, progressbar=False)
     return tree
-
-
-def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any], int]:
-    """Compile ``draws -> values`` of all that a DataTree holds of one draw.
-
-    Returns names of the values, the function, its generators, and how many numbers a draw takes.
-    """
-    model = approx.model
-    # One minibatch for all draws would be an error that they share, and that none shows.
-    whole = on_all_data(model) if has_minibatches(model) else None
-    view = vectorized_approximation(approx, whole)
-    variables = [*model.free_RVs, *model.deterministics]
-    outputs = [plain(v) for v in model.replace_rvs_by_values(variables)]
-    names = [*(f"posterior/{v.name}" for v in variables), "lp"]
-    logp = (model if whole is None else whole).logp()
-    nodes = view.symbolic_sample_over_posterior([*outputs, logp])
-    if approx.has_logq:
-        names.append("log_q")
-        nodes.append(view.symbolic_logq)
-    draws = pt.iscalar("draws")
-    nodes = view.set_size_and_deterministic(nodes, draws, 0)
-    if has_scan(nodes):
-        # Draw by draw, and step by step inside: worth a compiler.
-        mode = get_mode("NUMBA").excluding(SLICES_OF_ONE)
-        function = pm.pytensorf.compile([draws], nodes, mode=mode)
-    else:
-        # Vectorised over draws, NumPy is quick enough; compiling would cost more than it saves.
-        with python_only():
-            function = pm.pytensorf.compile([draws], nodes, mode=PYTHON_MODE)
-    numbers = max(approx.ddim, 0 if whole is None else size_of_data(model))
-    return names, function, find_rng_nodes(nodes), numbers

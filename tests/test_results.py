@@ -125,7 +125,7 @@ def test_batches_join(monkeypatch):
     names, sampler, *rest = approx.datatree_sampler
     sizes = []
     approx.datatree_sampler = names, lambda n: sizes.append(n) or sampler(n), *rest
-    monkeypatch.setattr("pymc_vi_ext.results._NUMBERS_PER_BATCH", 400)
+    monkeypatch.setattr("pymc_vi_ext.draws._NUMBERS_PER_BATCH", 400)
     tree = vix.to_datatree(approx, draws=23, random_seed=1)
     assert sizes == [10, 10, 3]
     assert tree.posterior.sizes["draw"] == 23

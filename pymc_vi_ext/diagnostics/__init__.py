@@ -4,10 +4,14 @@ from pymc_vi_ext.diagnostics.chains import divergences, ess_min, is_sampled, rha
 from pymc_vi_ext.diagnostics.distances import Distances, distances
 from pymc_vi_ext.diagnostics.elbo import ElboEstimate, elbo
 from pymc_vi_ext.diagnostics.pareto import khat
+from pymc_vi_ext.diagnostics.verdict import Check, Diagnosis, Verdict
 
 __all__ = [
+    "Check",
+    "Diagnosis",
     "Distances",
     "ElboEstimate",
+    "Verdict",
     "distances",
     "divergences",
     "elbo",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 
@@ -60,28 +62,90 @@ def khat(dt: xr.DataTree) -> float:
     >>> khat(xr.DataTree.from_dict({"sample_stats": xr.Dataset({"lp": lp, "log_q": log_q})})) < 0.3
     True
     """
+    return smoothed_weights(log_weights(dt))[1]
+
+
+def smoothed_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
+    r"""Return importance weights with a smoothed tail, and the shape of that tail.
+
+    Parameters
+    ----------
+    log_ratios : array of shape (n,)
+        ``lp - log_q`` of each draw, in nats.
+
+    Returns
+    -------
+    weights : array of shape (n,)
+        They add up to 1; 0 where the density is. Where :math:`\hat k` is infinite they are the raw
+        ones, and all alike if there are none.
+    khat : float
+        As :func:`khat` returns it.
+
+    Raises
+    ------
+    ValueError
+        If there is no tail to fit, as :func:`khat`.
+    """
     from pymc_vi_ext.upstream import array_stats
 
-    ratios = log_weights(dt)
-    if np.isnan(ratios).any() or np.isposinf(ratios).any() or np.isneginf(ratios).all():
-        return float("inf")
-    zeros = int(np.isneginf(ratios).sum())
-    ratios = ratios[np.isfinite(ratios)]
+    n = log_ratios.size
+    if np.isnan(log_ratios).any() or np.isposinf(log_ratios).any():
+        return np.full(n, 1 / n), float("inf")
+    known = np.isfinite(log_ratios)
+    if not known.any():
+        return np.full(n, 1 / n), float("inf")
+    ratios = log_ratios[known]
     length = int(min(ratios.size / 5, 3 * np.sqrt(ratios.size)))  # ArviZ' choice
     if length < 5:
+        zeros = n - ratios.size
         besides = f", besides {zeros:,} of weight 0" if zeros else ""
         raise ValueError(
             f"k-hat needs the weights of at least 25 draws, not of {ratios.size}{besides}."
         )
     tail = np.sort(ratios)[-length:]
-    if tail[-1] - tail[0] < _EQUAL:
-        return float("-inf")
+    logs, shape = ratios, float("-inf")
     if tail[-1] - tail[length // 4] > _NOTHING:
-        return float("inf")
-    # ArviZ takes log likelihoods, whose negatives are the log weights of leaving one out.
-    shape = float(array_stats.psislw(-ratios)[1])
+        shape = float("inf")
+    elif tail[-1] - tail[0] >= _EQUAL:
+        # ArviZ takes log likelihoods, whose negatives are the log weights of leaving one out.
+        with np.errstate(over="ignore"):  # tails of any length
+            logs, found = array_stats.psislw(-ratios)
+        shape = float(found)
     if np.isnan(shape):
         raise ValueError(
             f"Of the {length} largest weights too many are equal to fit k-hat to the others."
         )
-    return shape
+    weights = np.zeros(n)
+    weights[known] = np.exp(logs - logs.max())
+    return weights / weights.sum(), shape
+
+
+def moved_by(weights: np.ndarray, columns: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Return by how much weights move moments most: what they say that the draws are off by.
+
+    Parameters
+    ----------
+    weights : array of shape (n,)
+        They add up to 1.
+    columns : sequence of array of shape (n, ...)
+        Of numbers; others are left out, as are columns that do not vary.
+
+    Returns
+    -------
+    means, log_sds : float
+        Changes of means, in standard deviations, and of logarithms of standard deviations.
+    """
+    means, log_sds = 0.0, 0.0
+    for values in columns:
+        if not np.issubdtype(values.dtype, np.number):
+            continue
+        x = values.reshape(len(weights), -1).astype(float)
+        x = x[:, np.ptp(x, axis=0) > 0]
+        mean = weights @ x
+        with np.errstate(divide="ignore", invalid="ignore"):
+            sd = np.sqrt(weights @ (x - mean) ** 2)
+            away = abs(x.mean(axis=0) - mean) / sd
+            ratio = abs(np.log(x.std(axis=0) / sd))
+        means = max(means, float(np.max(np.nan_to_num(away, nan=np.inf), initial=0.0)))
+        log_sds = max(log_sds, float(np.max(np.nan_to_num(ratio, nan=np.inf), initial=0.0)))
+    return means, log_sds

@@ -13,6 +13,7 @@ import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
 from pytensor import config
+from pytensor.graph.basic import Variable
 from pytensor.graph.replace import clone_replace
 
 from pymc_vi_ext.engine.backend import Loop, make_loop
@@ -50,6 +51,8 @@ class LogDensity:
         Whether the model draws minibatches, so that each call sees other data.
     backend : str
         What runs it; known after the first call.
+    check_bounds : bool
+        Whether the density is 0 outside of its bounds; as the model's.
 
     Examples
     --------
@@ -64,23 +67,11 @@ class LogDensity:
     """
 
     def __init__(self, model: pm.Model, backend: str | None = "auto", *, checked: bool = True):
-        self._asked, self._check_bounds = backend, model.check_bounds
+        self._asked, self.check_bounds = backend, model.check_bounds
         self._model, self._checked = model, not checked
         self.backend = (backend or "auto").lower()
         self._loops: list[Loop] = []
-        with building():
-            point = model.initial_point()
-        values = [model.rvs_to_values[rv] for rv in model.free_RVs]
-        arrays = [np.asarray(point[value.name]) for value in values]
-        self.start = np.concatenate([array.ravel() for array in arrays]).astype(float)
-        self._flat = pt.tensor("flat", shape=self.start.shape, dtype=config.floatX)
-        self.places: dict[str, slice] = {}
-        parts, used = {}, 0
-        for value, array in zip(values, arrays, strict=True):
-            self.places[value.name] = where = slice(used, used + array.size)
-            part = self._flat[where].reshape(array.shape).astype(value.dtype)
-            parts[value] = labelled_as(value, part)
-            used += array.size
+        self.start, self.places, self._flat, parts = in_one_vector(model)
         with python_only():
             logp = clone_replace([model.logp()], parts, rebuild_strict=False)
             [self._logp] = in_plain_operations(logp)
@@ -92,6 +83,12 @@ class LogDensity:
     def compile_s(self) -> float:
         """Seconds spent on compilation so far."""
         return sum(loop.compile_s for loop in self._loops)
+
+    def graph_at(self, points: Variable) -> tuple[Variable, Variable]:
+        """Return log densities, (n,), and gradients, (n, d), at points (n, d), as graphs."""
+        with python_only():
+            logp, gradient = over_rows([self._logp, self._gradient], {self._flat: points})
+        return logp, gradient
 
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return log densities, (n,), and gradients, (n, d), at points (n, d)."""
@@ -192,7 +189,7 @@ class LogDensity:
             for g in graphs
         ]
         program = StepProgram(
-            dict(zip(results, graphs, strict=True)), check_bounds=self._check_bounds
+            dict(zip(results, graphs, strict=True)), check_bounds=self.check_bounds
         )
         loop: Loop | None = None
         chosen = (self._asked or "auto").lower() == "auto"
@@ -225,6 +222,38 @@ class LogDensity:
         self._loops.append(loop)
         self.backend = loop.backend
         return loop
+
+
+def in_one_vector(
+    model: pm.Model,
+) -> tuple[np.ndarray, dict[str, slice], Variable, dict[Variable, Variable]]:
+    """Lay the free variables of `model`, on the unconstrained space, one after the other.
+
+    Returns
+    -------
+    start : array of shape (d,)
+        The initial point.
+    places : dict of str to slice
+        Where each is, by name of its value variable.
+    flat : Variable
+        A vector.
+    parts : dict of Variable to Variable
+        The value variables, and what of the vector each is.
+    """
+    with building():
+        point = model.initial_point()
+    values = [model.rvs_to_values[rv] for rv in model.free_RVs]
+    arrays = [np.asarray(point[value.name]) for value in values]
+    start = np.concatenate([array.ravel() for array in arrays]).astype(float)
+    flat = pt.tensor("flat", shape=start.shape, dtype=config.floatX)
+    places: dict[str, slice] = {}
+    parts, used = {}, 0
+    for value, array in zip(values, arrays, strict=True):
+        places[value.name] = where = slice(used, used + array.size)
+        part = flat[where].reshape(array.shape).astype(value.dtype)
+        parts[value] = labelled_as(value, part)
+        used += array.size
+    return start, places, flat, parts
 
 
 def refuse_lost(model: pm.Model, backend: str, lost: Sequence[str]) -> None:

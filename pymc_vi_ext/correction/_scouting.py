@@ -1,0 +1,156 @@
+"""Where else the posterior may be: points from far away, climbed and moved as one batch."""
+
+from __future__ import annotations
+
+import time
+
+from dataclasses import dataclass
+
+import numpy as np
+import pymc as pm
+
+from pymc_vi_ext.correction._hmc import ManyChains
+from pymc_vi_ext.interrupts import check
+from pymc_vi_ext.modes import prior_points
+
+# Steps of a climb, transitions in the heat, and after it; more of these for what is elsewhere then.
+_MOST_STEPS, _HOT, _TRANSITIONS, _MORE = 300, 50, 20, 100
+# From the coolest to the hottest.
+_TEMPERATURES = (2.0, 10.0)
+# How far lines are followed, in standard deviations of the draws, and along how many variables.
+_ALONG, _MOST_LINES = np.arange(2.0, 21.0), 500
+# How far points are scattered that no prior gives, in standard deviations of the draws.
+_SCATTER = 10.0
+# Further from the mean than so many standard deviations in a coordinate, and than 1.5 times the
+# furthest draw, is elsewhere.
+_FAR, _BEYOND = 6.0, 1.5
+# Nats below the draws' usual log density that a place may be and still hold mass worth a word.
+_LOW = 20.0
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What scouts found.
+
+    Attributes
+    ----------
+    scouts : int
+        How many there were; 0 if time was up before they had come anywhere.
+    points : array of shape (n, d)
+        Where those ended that are far from all draws and where the density is not low.
+    """
+
+    scouts: int
+    points: np.ndarray
+
+
+def look_elsewhere(
+    chains: ManyChains,
+    model: pm.Model,
+    draws: np.ndarray,
+    rng: np.random.Generator,
+    until: float = np.inf,
+) -> Elsewhere:
+    """Look for mass that none of the draws is near.
+
+    Half of the scouts begin at draws of the prior, or scattered around the draws where it is
+    improper; a quarter where the density rises again on a line from the mean along one variable, or
+    all of them. They climb until the density is what it usually is at the draws: not to a mode,
+    which may be a spike that holds no mass. The others begin at the draws and cross what is between
+    modes at temperatures above 1. All go on by Hamiltonian Monte Carlo, and count where they are
+    far from all draws then.
+
+    Parameters
+    ----------
+    chains : ManyChains
+        In units of the posterior, which they keep.
+    model : pymc.Model
+    draws : array of shape (n, d)
+        Of the posterior, or of that part of it which is known.
+    rng : numpy.random.Generator
+    until : float
+        ``time.perf_counter()`` at which scouts give up.
+    """
+    mean, sd = draws.mean(axis=0), draws.std(axis=0)
+    some = draws[rng.integers(len(draws), size=chains.chains)]
+    usual = float(np.median(chains.log_density(some)))
+    sd = np.maximum(sd, 1e-300)
+    reach = np.max(abs(draws - mean) / sd, axis=0)
+    limit = np.maximum(_FAR, _BEYOND * reach)
+
+    def away() -> np.ndarray:
+        with np.errstate(over="ignore", invalid="ignore"):
+            far: np.ndarray = np.any(abs(chains.x - mean) / sd > limit, axis=1)
+        return far & (chains.lp > usual - _LOW)
+
+    half = chains.chains // 2
+    far, rising = _far_points(model, some[:half], sd, rng), _rising(chains, mean, sd, rng)
+    if len(rising):
+        # Several from each: one may be near the draws by chance.
+        rising = np.resize(rising, (half // 2, chains.d))
+    there = half + len(rising)
+    _climb(chains, np.concatenate([far, rising, some[there:]]), usual, until)
+    cool = np.ones(chains.chains)
+    hot = np.geomspace(*_TEMPERATURES, len(cool) - there)
+    chains.heat(np.concatenate([cool[:there], hot]))
+    chains.find_step_size(rng)
+    chains.run(_HOT, rng, until)
+    chains.heat(cool)
+    found = np.zeros(chains.chains, dtype=bool)
+    for transitions in (_TRANSITIONS, _MORE):
+        chains.find_step_size(rng)
+        chains.run(transitions, rng, until)
+        if time.perf_counter() > until:
+            return Elsewhere(0, draws[:0])
+        if not (found := away()).any():
+            break
+    return Elsewhere(chains.chains, chains.x[found])
+
+
+def _far_points(
+    model: pm.Model, some: np.ndarray, sd: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    scattered: np.ndarray = some + _SCATTER * sd * rng.normal(size=some.shape)
+    try:
+        prior = prior_points(model, len(some), rng)
+    except (ValueError, NotImplementedError):
+        # An improper prior, or one that cannot be drawn from.
+        return scattered
+    usable = prior[np.isfinite(prior).all(axis=1)]
+    scattered[: len(usable)] = usable
+    return scattered
+
+
+def _rising(
+    chains: ManyChains, mean: np.ndarray, sd: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Return points, highest first, where the density is higher than before and after on a line."""
+    lines = np.diag(sd)
+    if len(lines) > _MOST_LINES:
+        lines = lines[rng.choice(len(lines), _MOST_LINES, replace=False)]
+    lines = np.concatenate([lines, sd[None]])
+    lines = np.concatenate([lines, -lines])
+    points = mean + _ALONG[:, None, None] * lines
+    flat = points.reshape(-1, len(mean))
+    logp = chains.log_density(flat).reshape(points.shape[:2])
+    with np.errstate(invalid="ignore"):
+        tops = (logp[1:-1] > logp[:-2]) & (logp[1:-1] >= logp[2:])
+    found, heights = points[1:-1][tops], logp[1:-1][tops]
+    highest: np.ndarray = found[np.argsort(-heights)]
+    return highest
+
+
+def _climb(chains: ManyChains, points: np.ndarray, level: float, until: float) -> None:
+    """Climb until the log density is `level`: a ball that rolls, and is held where it would rise.
+
+    Each has a step size of its own, which grows while the density does.
+    """
+    chains.begin(points)
+    steps = chains.first_steps()
+    for _ in range(_MOST_STEPS):
+        check()
+        climbing = chains.lp < level
+        if not climbing.any() or time.perf_counter() > until:
+            return
+        higher = chains.roll(np.where(climbing, steps, 0.0))
+        steps = np.where(higher, 1.1 * steps, 0.5 * steps)

@@ -1,0 +1,277 @@
+"""From an approximation to the posterior: importance weights, or short chains."""
+
+from __future__ import annotations
+
+import time
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+
+from pymc.variational.opvi import Approximation
+
+from pymc_vi_ext.correction._hmc import ManyChains, Path
+from pymc_vi_ext.correction._scouting import look_elsewhere
+from pymc_vi_ext.correction._settling import ESS, Settled, settle
+from pymc_vi_ext.diagnosis import diagnose
+from pymc_vi_ext.diagnostics.pareto import moved_by, smoothed_weights
+from pymc_vi_ext.draws import Drawn, as_datatree, draw, numbers_of_a_draw, values_at
+from pymc_vi_ext.engine.density import LogDensity
+from pymc_vi_ext.minibatches import has_minibatches, on_all_data
+from pymc_vi_ext.options import positive, whole_number
+from pymc_vi_ext.results import FitReport
+
+# Draws of the approximation that are weighted; fewer where each reads much, and at least so many.
+_DRAWS, _FEWEST = 4_000, 200
+_NUMBERS = 1_000_000_000
+# Pareto k below which weights are trusted, and by how much they may move moments: means, in
+# standard deviations, and logarithms of these. (At k = .45 weights that widened a heavy tail by
+# 20 % still left it 11 % too narrow.)
+_KHAT, _MOST_MOVED = 0.5, 0.1
+# Chains, and how many of them begin at each draw. A draw that many chains share costs nothing, and
+# tells what is left of where they began from what is only noise.
+_CHAINS, _PER_SUPERCHAIN = 64, 4
+_FEWEST_SUPERCHAINS = 4
+
+
+def correct(
+    approx: Approximation,
+    draws: int = 4_000,
+    *,
+    chains: int | str = "auto",
+    max_seconds: float | None = None,
+    random_seed: int | None = None,
+) -> xr.DataTree:
+    r"""Draw from the posterior, beginning at an approximation of it, and judge both.
+
+    Where the importance weights of the approximation's draws have a light tail
+    (:math:`\hat k < .5`), are worth 1,000 draws and have little to correct (means by less than .1
+    standard deviations, these by less than 10 %), the draws are drawn anew by their Pareto smoothed
+    weights. Elsewhere they are where 16 groups of four chains of Hamiltonian Monte Carlo begin, in
+    units of the approximation's covariance and then of their own. Stretches of 10, 20, 40 ...
+    transitions follow each other until over the second half of one
+
+    - the rank-normalised nested R-hat of every coordinate is below 1.01,
+    - no pooled mean has moved by .05 standard deviations and no standard deviation by 7 % since the
+      stretch before,
+    - every coordinate has an effective sample size of 1,000.
+
+    Parameters
+    ----------
+    approx : Approximation
+        Any of PyMC's, fitted by this package or not; particles too. The better, the sooner.
+    draws : int
+        At least so many are returned: chains have the same number each.
+    chains : int or "auto"
+        A multiple of 4, 16 at least; 64 if "auto".
+    max_seconds : float, optional
+        No stretch goes on for longer; what there is then is returned, with its verdict. Ctrl-C
+        raises KeyboardInterrupt.
+    random_seed : int, optional
+
+    Returns
+    -------
+    DataTree
+        ``posterior``: free variables and Deterministics, (chain, draw, \*dims), with the model's
+        dims and coords; chains are kept apart, and the coordinate ``superchain`` (chain) says which
+        of them began together. ``sample_stats``: ``lp`` (log density on the unconstrained space, in
+        nats, of all data behind minibatches), and of chains ``acceptance_rate``, ``step_size``,
+        ``n_steps`` (leapfrog steps), ``energy``, ``diverging``. ``observed_data``,
+        ``constant_data``.
+
+        Attributes: ``verdict`` ("PASS", "WARN", "FAIL": :func:`pymc_vi_ext.diagnose` of the tree),
+        ``correction`` ("importance weights" or "chains"), ``khat`` of the approximation (NaN of
+        particles), ``ess_min``, ``seconds``; of chains ``rhat_nested``, ``moved``, ``spread``,
+        ``diverging`` (share of transitions), ``transitions`` and ``leapfrogs`` of each chain,
+        ``chains``, ``superchains``, ``backend``; ``scouts``, how many points from far away looked
+        for other mass, and ``elsewhere``, how many found some. The error of the fit, against these
+        draws, on the unconstrained space: ``fit_mean_error`` (largest, in standard deviations),
+        ``fit_sd_ratio_least`` and ``fit_sd_ratio_most``.
+
+        ``approx.report.correction``, where there is a report, is the diagnosis of these draws.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range, or no draw of the approximation has a finite density.
+
+    References
+    ----------
+    Vehtari, A., Simpson, D., Gelman, A., Yao, Y. and Gabry, J. (2024). Pareto smoothed importance
+    sampling. https://arxiv.org/abs/1507.02646
+
+    Margossian, C. et al. (2024). Nested R-hat: assessing the convergence of Markov chain Monte
+    Carlo when running many short chains. Bayesian Analysis. https://arxiv.org/abs/2110.13017
+
+    Notes
+    -----
+    Neither weights nor chains see a mode that the approximation has not. Scouts, as many as chains,
+    look for them: half begin at draws of the prior (or, where it is improper, scattered around the
+    draws), some where the density rises again on a line along a variable, and climb until it is
+    what it is at the draws; the others begin at draws and go on at temperatures of 2 to 10 first.
+    If one is then far from all draws, at a density that is not much lower, the verdict is FAIL.
+    Modes that no scout comes to stay unknown.
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> import pymc_vi_ext as vix
+    >>> with pm.Model():
+    ...     x = pm.StudentT("x", nu=4, shape=2)
+    ...     approx = vix.fit(random_seed=1, progressbar=False)
+    >>> tree = vix.correct(approx, draws=1_000, random_seed=1)
+    >>> tree.attrs["correction"], tree.attrs["verdict"]
+    ('chains', 'PASS')
+    >>> dict(tree.posterior["x"].sizes)
+    {'chain': 64, 'draw': 16, 'x_dim_0': 2}
+    """
+    started = time.perf_counter()
+    draws = whole_number("draws", draws)
+    count = _CHAINS if chains == "auto" else _checked(chains)
+    until = np.inf if max_seconds is None else started + positive("max_seconds", max_seconds)
+    rng = np.random.default_rng(random_seed)
+    looked = int(np.clip(_NUMBERS // numbers_of_a_draw(approx), _FEWEST, _DRAWS))
+    drawn = draw(approx, looked, int(rng.integers(2**31)))
+    if not np.isfinite(drawn.statistics["lp"]).any():
+        raise ValueError(
+            "No draw of the approximation has a finite log density: nothing can begin there."
+        )
+    model = on_all_data(approx.model) if has_minibatches(approx.model) else approx.model
+    khat, weights = _trusted_weights(drawn)
+    moving = ManyChains(LogDensity(model), count)
+    if weights is None:
+        tree, points = _by_chains(model, moving, drawn, draws, rng, until)
+    else:
+        tree, points = _by_weights(model, weights, drawn, draws, rng)
+        moving.adapt_to(points)
+    elsewhere = look_elsewhere(moving, model, points, rng, until)
+    tree.attrs |= {"khat": khat, "scouts": elsewhere.scouts, "elsewhere": len(elsewhere.points)}
+    tree.attrs["seconds"] = time.perf_counter() - started
+    found = diagnose(tree)
+    tree.attrs["verdict"] = found.verdict.value
+    report: FitReport | None = vars(approx).get("report")
+    if report is not None:
+        approx.report = replace(report, correction=found)
+    return tree
+
+
+def _checked(chains: Any) -> int:
+    count = whole_number("chains", chains)
+    if count % _PER_SUPERCHAIN or count < _PER_SUPERCHAIN * _FEWEST_SUPERCHAINS:
+        raise ValueError(
+            f"`chains` must be a multiple of {_PER_SUPERCHAIN}, "
+            f"{_PER_SUPERCHAIN * _FEWEST_SUPERCHAINS} at least, not {count}."
+        )
+    return count
+
+
+def _trusted_weights(drawn: Drawn) -> tuple[float, np.ndarray | None]:
+    """Return k-hat, and importance weights, (n,), where these can be trusted."""
+    logs = drawn.log_weights
+    if logs is None:
+        return float("nan"), None
+    try:
+        weights, khat = smoothed_weights(logs)
+    except ValueError:
+        return float("inf"), None
+    worth = float(1 / np.sum(weights**2))
+    means, log_sds = moved_by(weights, list(drawn.values.values()))
+    # A tail that no draw has reached weighs most where the weights have much to correct.
+    trusted = khat < _KHAT and worth > ESS and max(means, log_sds) < _MOST_MOVED
+    return khat, weights if trusted else None
+
+
+def _by_weights(
+    model: pm.Model, weights: np.ndarray, drawn: Drawn, draws: int, rng: np.random.Generator
+) -> tuple[xr.DataTree, np.ndarray]:
+    """Return draws, as a DataTree and as points, chosen by their weights."""
+    chosen = rng.choice(len(weights), draws, p=weights)
+    tree = as_datatree(
+        model,
+        {name: values[chosen][None] for name, values in drawn.values.items()},
+        {"lp": drawn.statistics["lp"][chosen][None]},
+    )
+    mean = weights @ drawn.points
+    sd = np.sqrt(weights @ (drawn.points - mean) ** 2)
+    tree.attrs |= {"correction": "importance weights", "ess_min": float(1 / np.sum(weights**2))}
+    tree.attrs.update(_error_of_fit(drawn.points, mean, sd))
+    return tree, drawn.points[chosen]
+
+
+def _by_chains(
+    model: pm.Model,
+    chains: ManyChains,
+    drawn: Drawn,
+    draws: int,
+    rng: np.random.Generator,
+    until: float,
+) -> tuple[xr.DataTree, np.ndarray]:
+    """Return draws, as a DataTree and as points, of chains that begin at those of the fit."""
+    count = chains.chains
+    usable = drawn.points[np.isfinite(drawn.statistics["lp"])]
+    superchains = count // _PER_SUPERCHAIN
+    chosen = rng.choice(len(usable), superchains, replace=len(usable) < superchains)
+    superchain = np.repeat(np.arange(superchains), _PER_SUPERCHAIN)
+    settled = settle(chains, usable[chosen][superchain], superchain, usable, rng, until)
+    path = _with_length(settled.path, chains, -(-draws // count), rng, until)
+    n = path.points.shape[1]
+    values = values_at(model, path.points.reshape(-1, chains.d))
+    tree = as_datatree(
+        model,
+        {name: flat.reshape(count, n, *flat.shape[1:]) for name, flat in values.items()},
+        {
+            "lp": path.logp,
+            "acceptance_rate": path.acceptance,
+            "step_size": np.broadcast_to(path.step_size, (count, n)).copy(),
+            "n_steps": np.broadcast_to(path.leaps, (count, n)).copy(),
+            "energy": path.energy,
+            "diverging": path.diverging,
+        },
+    )
+    for group in ("posterior", "sample_stats"):
+        labelled = tree[group].to_dataset().assign_coords(superchain=("chain", superchain))
+        tree[group] = xr.DataTree(labelled)
+    tree.attrs.update(_numbers(settled, chains))
+    pooled = settled.path.points.reshape(-1, chains.d)
+    tree.attrs.update(_error_of_fit(drawn.points, pooled.mean(axis=0), pooled.std(axis=0)))
+    return tree, pooled
+
+
+def _with_length(
+    path: Path, chains: ManyChains, n: int, rng: np.random.Generator, until: float
+) -> Path:
+    """Return `n` transitions: evenly some of those there are, or with more that follow."""
+    there = path.points.shape[1]
+    if there >= n:
+        return path.part(np.linspace(0, there - 1, n).round().astype(int))
+    return path.followed_by(chains.run(n - there, rng, until, adapting=False))
+
+
+def _numbers(settled: Settled, chains: ManyChains) -> dict[str, Any]:
+    return {
+        "correction": "chains",
+        "rhat_nested": settled.rhat,
+        "moved": settled.moved,
+        "spread": settled.spread,
+        "ess_min": settled.ess,
+        "diverging": float(settled.path.diverging.mean()),
+        "transitions": settled.transitions,
+        "leapfrogs": chains.leaps,
+        "chains": chains.chains,
+        "superchains": chains.chains // _PER_SUPERCHAIN,
+        "backend": chains.backend,
+    }
+
+
+def _error_of_fit(points: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> dict[str, float]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = points.std(axis=0) / sd
+        away = np.max(abs(points.mean(axis=0) - mean) / sd)
+    return {
+        "fit_mean_error": float(away),
+        "fit_sd_ratio_least": float(ratio.min()),
+        "fit_sd_ratio_most": float(ratio.max()),
+    }

@@ -1,0 +1,139 @@
+"""A verdict, and the checks that it rests on."""
+
+from __future__ import annotations
+
+import enum
+import html
+
+from dataclasses import dataclass
+
+
+class Verdict(enum.Enum):
+    """What a check says, or all of them together."""
+
+    PASS = "PASS"
+    """Nothing speaks against the result."""
+    WARN = "WARN"
+    """Near, or not known well enough."""
+    FAIL = "FAIL"
+    """Not the posterior, or nothing shows that it is."""
+
+
+_ORDER = (Verdict.PASS, Verdict.WARN, Verdict.FAIL)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes
+    ----------
+    name : str
+    value : float or str
+        What was found.
+    threshold : str
+        What it has to be for a PASS; empty where it only informs.
+    verdict : Verdict
+    advice : str
+        One sentence: what to do about it, or what it means.
+    """
+
+    name: str
+    value: float | str
+    threshold: str
+    verdict: Verdict
+    advice: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The value as text."""
+        return self.value if isinstance(self.value, str) else f"{self.value:.4g}"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """How far a result can be trusted as the posterior.
+
+    Attributes
+    ----------
+    checks : tuple of Check
+    looked_for : str
+        What a PASS does not say: what nothing here has looked for.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.diagnostics import Check, Diagnosis, Verdict
+    >>> found = Diagnosis((Check("R-hat", 1.2, "< 1.01", Verdict.FAIL, "Draw longer."),))
+    >>> found.verdict
+    <Verdict.FAIL: 'FAIL'>
+    >>> print(found)
+    FAIL
+      FAIL  R-hat  1.2  < 1.01  Draw longer.
+    """
+
+    checks: tuple[Check, ...]
+    looked_for: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of all checks."""
+        return max((check.verdict for check in self.checks), key=_ORDER.index)
+
+    def __getitem__(self, name: str) -> Check:
+        """Return the check of this name."""
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise KeyError(f"No check {name!r}: there are {', '.join(c.name for c in self.checks)}.")
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [(c.verdict.value, c.name, c.shown, c.threshold, c.advice) for c in self.checks]
+
+    def __str__(self) -> str:
+        rows = self._rows()
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = [
+            "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]])
+            for row in rows
+        ]
+        under = [f"  {line.rstrip()}" for line in lines]
+        return "\n".join([self.verdict.value, *under, *([self.looked_for] * bool(self.looked_for))])
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name in ("", "check", "value", "threshold", "advice"))
+        body = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
+            for row in self._rows()
+        )
+        note = f"<p>{html.escape(self.looked_for)}</p>" if self.looked_for else ""
+        return (
+            f"<p><b>{self.verdict.value}</b></p><table><thead><tr>{head}</tr></thead>"
+            f"<tbody>{body}</tbody></table>{note}"
+        )
+
+
+def graded(
+    name: str, value: float, passes: float, warns: float, advice: str, *, above: bool = False
+) -> Check:
+    """Return a check of a number that is to be below a threshold, or above.
+
+    Parameters
+    ----------
+    name : str
+    value : float
+        NaN fails.
+    passes, warns : float
+        On the right side of the first it passes, of the second it warns, else it fails.
+    advice : str
+        Given where it does not pass.
+    above : bool
+        Whether large values are good.
+    """
+    sign = -1.0 if above else 1.0
+    verdict = Verdict.FAIL
+    if sign * value < sign * passes:
+        verdict = Verdict.PASS
+    elif sign * value < sign * warns:
+        verdict = Verdict.WARN
+    shown = f"{'>' if above else '<'} {passes:g}"
+    return Check(name, value, shown, verdict, "" if verdict is Verdict.PASS else advice)

@@ -1,0 +1,225 @@
+"""Draws of an approximation, and points, as values of a model's variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import arviz as az
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+
+from pymc.pytensorf import floatX
+from pymc.variational.opvi import Approximation
+from pytensor.compile.mode import get_mode
+from pytensor.graph.basic import Variable
+from pytensor.graph.replace import clone_replace
+from xarray import DataTree
+
+from pymc_vi_ext import __version__
+from pymc_vi_ext.engine.density import in_one_vector
+from pymc_vi_ext.engine.labels import in_plain_operations, plain
+from pymc_vi_ext.engine.python_mode import PYTHON_MODE
+from pymc_vi_ext.engine.vectorize import has_scan, over_rows, vectorized_approximation
+from pymc_vi_ext.minibatches import has_minibatches, on_all_data, size_of_data
+from pymc_vi_ext.python_only import building, python_only
+from pymc_vi_ext.upstream import (
+    SLICES_OF_ONE,
+    coords_and_dims_for_inferencedata,
+    find_constants,
+    find_observations,
+    find_rng_nodes,
+    reseed_rngs,
+)
+
+# Draws are computed in batches that keep an intermediate array of the model near this size.
+_NUMBERS_PER_BATCH = 4_000_000
+
+Sampler = Callable[..., list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    r"""Draws of an approximation.
+
+    Attributes
+    ----------
+    points : array of shape (draws, d)
+        On the unconstrained space, in the order of :class:`~pymc_vi_ext.engine.density.LogDensity`.
+    values : dict of str to array of shape (draws, \*dims)
+        Free variables and Deterministics, by name.
+    statistics : dict of str to array of shape (draws,)
+        ``lp``, the joint log density of all data in nats, and ``log_q``, where there is one.
+    """
+
+    points: np.ndarray
+    values: dict[str, np.ndarray]
+    statistics: dict[str, np.ndarray]
+
+    @property
+    def log_weights(self) -> np.ndarray | None:
+        """``lp - log_q`` of each draw, in nats; None of particles, which have no density."""
+        if "log_q" not in self.statistics:
+            return None
+        weights: np.ndarray = self.statistics["lp"] - self.statistics["log_q"]
+        return weights.astype(float)
+
+
+def draw(approx: Approximation, draws: int, random_seed: int | None = None) -> Drawn:
+    """Draw from an approximation; the same seed gives the same draws, in whatever thread."""
+    with building():
+        # Compiled once for each approximation, which keeps it.
+        if "datatree_sampler" not in vars(approx):
+            approx.datatree_sampler = _sampler(approx)
+        names, sampler, rngs, numbers = approx.datatree_sampler
+        reseed_rngs(rngs, random_seed)
+        batch = _rows_per_batch(approx.model, numbers, draws)
+        sizes = [batch] * (draws // batch) + [draws % batch] * (draws % batch > 0)
+        found = _in_one(names, [sampler(size) for size in sizes])
+    points = found.pop("points")
+    statistics = {str(name): found.pop(name) for name in ("lp", "log_q") if name in found}
+    return Drawn(points, _without_prefix(found), statistics)
+
+
+def numbers_of_a_draw(approx: Approximation) -> int:
+    """Return how many numbers a draw reads: its own, and all data."""
+    model = approx.model
+    behind = size_of_data(model) if has_minibatches(model) else 0
+    observed = [np.size(values) for values in find_observations(model).values()]
+    return max([int(approx.ddim), behind, *observed, 1])
+
+
+def values_at(model: pm.Model, points: np.ndarray) -> dict[str, np.ndarray]:
+    r"""Return the free variables and Deterministics of a model at points of its space.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    points : array of shape (n, d)
+        On the unconstrained space, in the order of :class:`~pymc_vi_ext.engine.density.LogDensity`.
+
+    Returns
+    -------
+    dict of str to array of shape (n, \*dims)
+    """
+    with building():
+        names, outputs = _posterior(model)
+        _, _, flat, parts = in_one_vector(model)
+        rows = pt.matrix("points", dtype=flat.type.dtype)
+        with python_only():
+            single = in_plain_operations(clone_replace(outputs, parts, rebuild_strict=False))
+            nodes = [
+                # What depends on no variable is the same at every point.
+                pt.broadcast_to(new, (rows.shape[0], *new.shape)) if new.ndim == old.ndim else new
+                for new, old in zip(over_rows(single, {flat: rows}), single, strict=True)
+            ]
+        function = _compiled([rows], nodes)
+        reseed_rngs(find_rng_nodes(nodes), 0)
+        batch = _rows_per_batch(model, points.shape[1], len(points))
+        parts_of = [points[first : first + batch] for first in range(0, len(points), batch)]
+        return _without_prefix(_in_one(names, [function(floatX(part)) for part in parts_of]))
+
+
+def as_datatree(
+    model: pm.Model, posterior: Mapping[str, np.ndarray], statistics: Mapping[str, np.ndarray]
+) -> DataTree:
+    r"""Lay draws out as ArviZ has it, with the dims, coords and data of their model.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    posterior : mapping of str to array of shape (chains, draws, \*dims)
+    statistics : mapping of str to array of shape (chains, draws)
+        The group ``sample_stats``.
+    """
+    with building():
+        observed, constant = find_observations(model), find_constants(model)
+        coords, dims = coords_and_dims_for_inferencedata(model)
+    for name, drawn in posterior.items():
+        lengths = [len(coords[dim]) if dim in coords else None for dim in dims.get(name, ())]
+        if any(n not in (None, m) for n, m in zip(lengths, drawn.shape[2:], strict=False)):
+            # A Deterministic of another shape than its labels say, as some of Bambi's are.
+            del dims[name]
+    groups = {
+        "posterior": posterior,
+        "sample_stats": statistics,
+        "observed_data": observed,
+        "constant_data": constant,
+    }
+    tree: DataTree = az.from_dict(
+        {name: group for name, group in groups.items() if group},
+        coords=coords,
+        dims=dims,
+        # More chains than draws are no mistake here.
+        check_conventions=False,
+    )
+    for name in ("posterior", "sample_stats"):
+        tree[name].attrs |= {
+            "inference_library": "pymc_vi_ext",
+            "inference_library_version": __version__,
+        }
+    return tree
+
+
+def _posterior(model: pm.Model) -> tuple[list[str], list[Variable]]:
+    """Return what a DataTree has of one draw, as graphs over the value variables, by name."""
+    variables = [*model.free_RVs, *model.deterministics]
+    outputs = [plain(v) for v in model.replace_rvs_by_values(variables)]
+    return [f"posterior/{v.name}" for v in variables], outputs
+
+
+def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any], int]:
+    """Compile ``draws -> values`` of all that is known of one draw.
+
+    Returns names of the values, the function, its generators, and how many numbers a draw takes.
+    """
+    model = approx.model
+    # One minibatch for all draws would be an error that they share, and that none shows.
+    whole = on_all_data(model) if has_minibatches(model) else None
+    view = vectorized_approximation(approx, whole)
+    names, outputs = _posterior(model)
+    values = [plain(model.rvs_to_values[rv]) for rv in model.free_RVs]
+    points = pt.concatenate([v.ravel().astype(view.symbolic_randoms[0].dtype) for v in values])
+    names += ["points", "lp"]
+    logp = (model if whole is None else whole).logp()
+    nodes = view.symbolic_sample_over_posterior([*outputs, points, logp])
+    if approx.has_logq:
+        names.append("log_q")
+        nodes.append(view.symbolic_logq)
+    draws = pt.iscalar("draws")
+    nodes = view.set_size_and_deterministic(nodes, draws, 0)
+    numbers = max(approx.ddim, 0 if whole is None else size_of_data(model))
+    return names, _compiled([draws], nodes), find_rng_nodes(nodes), numbers
+
+
+def _compiled(inputs: list[Variable], nodes: list[Variable]) -> Sampler:
+    if has_scan(nodes):
+        # Draw by draw, and step by step inside: worth a compiler.
+        function = pm.pytensorf.compile(
+            inputs, nodes, mode=get_mode("NUMBA").excluding(SLICES_OF_ONE)
+        )
+    else:
+        # Vectorised over draws, NumPy is quick enough; compiling would cost more than it saves.
+        with python_only():
+            function = pm.pytensorf.compile(inputs, nodes, mode=PYTHON_MODE)
+    compiled: Sampler = function
+    return compiled
+
+
+def _rows_per_batch(model: pm.Model, numbers: int, rows: int) -> int:
+    """Return how many draws are evaluated at once, of which each reads so many numbers."""
+    largest = max([numbers, *(np.size(values) for values in find_observations(model).values())])
+    return max(1, min(rows, _NUMBERS_PER_BATCH // largest))
+
+
+def _in_one(names: list[str], batches: list[list[np.ndarray]]) -> dict[str, np.ndarray]:
+    return {
+        name: np.concatenate(parts)
+        for name, parts in zip(names, zip(*batches, strict=True), strict=True)
+    }
+
+
+def _without_prefix(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix("posterior/"): value for name, value in values.items()}
