@@ -19,6 +19,8 @@ _MOST_STEPS, _HOT, _TRANSITIONS, _MORE = 300, 50, 20, 100
 _TEMPERATURES = (2.0, 10.0)
 # How far lines are followed, in standard deviations of the draws, and along how many variables.
 _ALONG, _MOST_LINES = np.arange(2.0, 21.0), 500
+# Numbers that all points on these lines are, at most.
+_MOST_NUMBERS = 20_000_000
 # How far points are scattered that no prior gives, in standard deviations of the draws.
 _SCATTER = 10.0
 # Further from the mean than so many standard deviations in a coordinate, and than 1.5 times the
@@ -125,10 +127,12 @@ def _rising(
     chains: ManyChains, mean: np.ndarray, sd: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Return points, highest first, where the density is higher than before and after on a line."""
-    lines = np.diag(sd)
-    if len(lines) > _MOST_LINES:
-        lines = lines[rng.choice(len(lines), _MOST_LINES, replace=False)]
-    lines = np.concatenate([lines, sd[None]])
+    d = len(mean)
+    count = min(d, _MOST_LINES, _MOST_NUMBERS // (2 * len(_ALONG) * d))
+    chosen = rng.choice(d, count, replace=False)
+    lines = np.zeros((count + 1, d))
+    lines[np.arange(count), chosen] = sd[chosen]
+    lines[count] = sd
     lines = np.concatenate([lines, -lines])
     points = mean + _ALONG[:, None, None] * lines
     flat = points.reshape(-1, len(mean))
