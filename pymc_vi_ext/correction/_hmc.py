@@ -30,6 +30,8 @@ _ACCEPTANCE, _FOLLOWS = 0.8, 0.3
 _PARTS = (0.3, 1.2)
 # A chain that accepts less than this takes steps that shrink so much each time, and grow again.
 _STUCK, _SHRINK, _GROW = 0.01, 0.5, 1.2
+# A first step size is not halved, or doubled, more often than this.
+_MOST_HALVINGS = 60
 # Most leapfrog steps of a trajectory.
 _MOST_LEAPS = 256
 # A trajectory that loses so many nats of energy has diverged, as Stan has it.
@@ -225,10 +227,10 @@ class ManyChains:
         """
         place = self._at()
         grows: bool | None = None
-        for _ in range(100):
+        for _ in range(_MOST_HALVINGS):
             *_, acceptance, _ = self._propose(rng, 1)
             self._put(*place)
-            enough = float(acceptance.mean()) > _ACCEPTANCE
+            enough = self._mean_of(acceptance) > _ACCEPTANCE
             if grows is None:
                 grows = enough
             if enough is not grows or (grows and self.step_size > _LENGTH):
@@ -310,13 +312,18 @@ class ManyChains:
             path.energy[:, i] = np.where(taken, new_energy, energy)
             path.points[:, i], path.logp[:, i] = self.x, self.lp
             if adapting:
-                away = float(acceptance.mean()) - _ACCEPTANCE
+                away = self._mean_of(acceptance) - _ACCEPTANCE
                 self.step_size *= float(np.exp(_FOLLOWS * away))
                 stuck = acceptance < _STUCK
                 self._own = np.minimum(self._own * np.where(stuck, _SHRINK, _GROW), 1.0)
             if time.perf_counter() > until:
                 return path.part(slice(i + 1))
         return path
+
+    def _mean_of(self, acceptance: np.ndarray) -> float:
+        """Return the mean acceptance of the chains that are where there is any density."""
+        alive = np.isfinite(self.lp)
+        return float(acceptance[alive].mean()) if alive.any() else 0.0
 
     def _leaps(self, rng: np.random.Generator) -> int:
         length = _LENGTH * rng.uniform(_SHORTEST, 1.0)
