@@ -180,7 +180,8 @@ def prior_points(model: pm.Model, n: int, rng: np.random.Generator) -> np.ndarra
             )
     names = [rv.name for rv in model.free_RVs]
     with python_only():
-        draws = pm.draw(model.free_RVs, draws=n, random_seed=int(rng.integers(2**31)))
+        seed = int(rng.integers(2**31))
+        draws = pm.draw(model.free_RVs, draws=n, random_seed=seed, mode=PYTHON_MODE)
     values = {}
     for name, drawn in zip(names, draws, strict=True):
         drawn = np.asarray(drawn) if n > 1 else np.asarray(drawn)[None]
