@@ -11,16 +11,23 @@ import xarray as xr
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.diagnostics._weights import log_weights
-from pymc_vi_ext.diagnostics.chains import ess_min, is_sampled, rhat_max
+from pymc_vi_ext.diagnostics.chains import (
+    SETTLED_ESS,
+    SETTLED_MEANS,
+    SETTLED_RHAT,
+    SETTLED_SDS,
+    ess_min,
+    is_sampled,
+    rhat_max,
+)
 from pymc_vi_ext.diagnostics.elbo import elbo
-from pymc_vi_ext.diagnostics.pareto import moved_by, smoothed_weights
+from pymc_vi_ext.diagnostics.pareto import TRUSTED_KHAT, moved_by, smoothed_weights
 from pymc_vi_ext.diagnostics.verdict import Check, Diagnosis, Verdict, graded
-from pymc_vi_ext.draws import numbers_of_a_draw
+from pymc_vi_ext.draws import FEWEST_DRAWS, affordable_draws
 from pymc_vi_ext.results import FitReport, StopReason, to_datatree
 
-# Draws of an approximation that are looked at; fewer where each reads much, and at least so many.
-_DRAWS, _FEWEST = 2_000, 200
-_NUMBERS = 1_000_000_000
+# Draws of an approximation that are looked at, at most.
+_DRAWS = 2_000
 # By how much importance weights may move means, in standard deviations, and change the logarithms
 # of standard deviations. What is right is within .1; of a heavy tail the weights see only a part.
 _MEANS, _SDS = (0.05, 0.3), (0.05, 0.36)
@@ -97,12 +104,12 @@ def diagnose(result: Approximation | xr.DataTree, *, random_seed: int | None = N
         raise TypeError(
             f"`diagnose` takes an approximation or a DataTree, not {type(result).__name__}."
         )
-    checks = [_convergence(vars(result).get("report"))]
-    checks += _starts(vars(result).get("report"))
+    report: FitReport | None = vars(result).get("report")
+    checks = [_convergence(report), *_starts(report)]
     if result.any_histograms:
         return Diagnosis((*checks, *_particles(result)), _MODES)
-    draws = min(_DRAWS, _NUMBERS // numbers_of_a_draw(result))
-    if draws < _FEWEST:
+    draws = affordable_draws(result, _DRAWS)
+    if draws < FEWEST_DRAWS:
         unknown = Check(
             "importance weights",
             "not checked",
@@ -116,7 +123,7 @@ def diagnose(result: Approximation | xr.DataTree, *, random_seed: int | None = N
 
 
 def _of_draws(tree: xr.DataTree) -> Diagnosis:
-    refuse_unusable(tree)
+    _refuse_unusable(tree)
     how = tree.attrs.get("correction")
     if how == "chains":
         return Diagnosis((*_short_chains(tree.attrs), _elsewhere(tree.attrs)), _LOOKED)
@@ -136,7 +143,7 @@ def _of_draws(tree: xr.DataTree) -> Diagnosis:
     return Diagnosis((nothing,), _MODES)
 
 
-def refuse_unusable(tree: xr.DataTree) -> None:
+def _refuse_unusable(tree: xr.DataTree) -> None:
     """Raise a ValueError that says what is wrong with a posterior, if something is."""
     if "posterior" not in tree.children:
         raise ValueError("The DataTree has no group `posterior`.")
@@ -253,10 +260,10 @@ def _short_chains(numbers: Mapping[Any, Any]) -> list[Check]:
         "Give it more seconds, or write the model so that its variables depend less on each other."
     )
     return [
-        graded("nested R-hat", numbers["rhat_nested"], 1.01, 1.05, longer),
-        graded("means still move (sd)", numbers["moved"], 0.05, 0.15, longer),
-        graded("log sds still move", numbers["spread"], 0.07, 0.2, longer),
-        graded("ESS", numbers["ess_min"], 1_000, 400, longer, above=True),
+        graded("nested R-hat", numbers["rhat_nested"], SETTLED_RHAT, 1.05, longer),
+        graded("means still move (sd)", numbers["moved"], SETTLED_MEANS, 0.15, longer),
+        graded("log sds still move", numbers["spread"], SETTLED_SDS, 0.2, longer),
+        graded("ESS", numbers["ess_min"], SETTLED_ESS, 400, longer, above=True),
         graded(
             "divergences",
             numbers["diverging"],
@@ -269,8 +276,8 @@ def _short_chains(numbers: Mapping[Any, Any]) -> list[Check]:
 
 def _resampled(numbers: Mapping[Any, Any]) -> list[Check]:
     return [
-        graded("k-hat", numbers["khat"], 0.5, 0.7, _CORRECT),
-        graded("importance ESS", numbers["ess_min"], 1_000, 400, _CORRECT, above=True),
+        graded("k-hat", numbers["khat"], TRUSTED_KHAT, 0.7, _CORRECT),
+        graded("importance ESS", numbers["ess_min"], SETTLED_ESS, 400, _CORRECT, above=True),
     ]
 
 

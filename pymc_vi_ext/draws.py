@@ -36,6 +36,8 @@ from pymc_vi_ext.upstream import (
 
 # Draws are computed in batches that keep an intermediate array of the model near this size.
 _NUMBERS_PER_BATCH = 4_000_000
+# Numbers that all draws which are looked at may read, and draws of which fewer say nothing.
+_AFFORDABLE, FEWEST_DRAWS = 1_000_000_000, 200
 
 Sampler = Callable[..., list[np.ndarray]]
 
@@ -73,9 +75,9 @@ def draw(approx: Approximation, draws: int, random_seed: int | None = None) -> D
         # Compiled once for each approximation, which keeps it.
         if "datatree_sampler" not in vars(approx):
             approx.datatree_sampler = _sampler(approx)
-        names, sampler, rngs, numbers = approx.datatree_sampler
+        names, sampler, rngs = approx.datatree_sampler
         reseed_rngs(rngs, random_seed)
-        batch = _rows_per_batch(approx.model, numbers, draws)
+        batch = _rows_per_batch(approx.model, approx.ddim, draws)
         sizes = [batch] * (draws // batch) + [draws % batch] * (draws % batch > 0)
         found = _in_one(names, [sampler(size) for size in sizes])
     points = found.pop("points")
@@ -83,12 +85,9 @@ def draw(approx: Approximation, draws: int, random_seed: int | None = None) -> D
     return Drawn(points, _without_prefix(found), statistics)
 
 
-def numbers_of_a_draw(approx: Approximation) -> int:
-    """Return how many numbers a draw reads: its own, and all data."""
-    model = approx.model
-    behind = size_of_data(model) if has_minibatches(model) else 0
-    observed = [np.size(values) for values in find_observations(model).values()]
-    return max([int(approx.ddim), behind, *observed, 1])
+def affordable_draws(approx: Approximation, most: int) -> int:
+    """Return how many draws, of `most`, can be looked at in seconds: each reads all data."""
+    return min(most, _AFFORDABLE // _numbers_of_a_draw(approx.model, approx.ddim))
 
 
 def values_at(model: pm.Model, points: np.ndarray) -> dict[str, np.ndarray]:
@@ -170,10 +169,10 @@ def _posterior(model: pm.Model) -> tuple[list[str], list[Variable]]:
     return [f"posterior/{v.name}" for v in variables], outputs
 
 
-def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any], int]:
+def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any]]:
     """Compile ``draws -> values`` of all that is known of one draw.
 
-    Returns names of the values, the function, its generators, and how many numbers a draw takes.
+    Returns names of the values, the function and its generators.
     """
     model = approx.model
     # One minibatch for all draws would be an error that they share, and that none shows.
@@ -190,8 +189,7 @@ def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any], int]
         nodes.append(view.symbolic_logq)
     draws = pt.iscalar("draws")
     nodes = view.set_size_and_deterministic(nodes, draws, 0)
-    numbers = max(approx.ddim, 0 if whole is None else size_of_data(model))
-    return names, _compiled([draws], nodes), find_rng_nodes(nodes), numbers
+    return names, _compiled([draws], nodes), find_rng_nodes(nodes)
 
 
 def _compiled(inputs: list[Variable], nodes: list[Variable]) -> Sampler:
@@ -208,10 +206,15 @@ def _compiled(inputs: list[Variable], nodes: list[Variable]) -> Sampler:
     return compiled
 
 
-def _rows_per_batch(model: pm.Model, numbers: int, rows: int) -> int:
-    """Return how many draws are evaluated at once, of which each reads so many numbers."""
-    largest = max([numbers, *(np.size(values) for values in find_observations(model).values())])
-    return max(1, min(rows, _NUMBERS_PER_BATCH // largest))
+def _numbers_of_a_draw(model: pm.Model, d: int) -> int:
+    """Return how many numbers a draw in `d` dimensions reads: its own, and all data."""
+    behind = size_of_data(model) if has_minibatches(model) else 0
+    return max([d, behind, *(np.size(values) for values in find_observations(model).values())])
+
+
+def _rows_per_batch(model: pm.Model, d: int, rows: int) -> int:
+    """Return how many draws are evaluated at once."""
+    return max(1, min(rows, _NUMBERS_PER_BATCH // _numbers_of_a_draw(model, d)))
 
 
 def _in_one(names: list[str], batches: list[list[np.ndarray]]) -> dict[str, np.ndarray]:

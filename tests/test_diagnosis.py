@@ -84,7 +84,7 @@ def test_particles_never_pass():
 
 
 def test_too_much_data_is_not_checked(monkeypatch):
-    monkeypatch.setattr("pymc_vi_ext.diagnosis._NUMBERS", 100)
+    monkeypatch.setattr("pymc_vi_ext.draws._AFFORDABLE", 100)
     found = vix.diagnose(fitted("conjugate"))
     assert found["importance weights"].value == "not checked"
     assert found.verdict is vix.Verdict.WARN

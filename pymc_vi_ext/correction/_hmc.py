@@ -168,11 +168,6 @@ class ManyChains:
         self.leaps = 0
         self.use_metric(np.zeros(d), np.ones(d))
 
-    @property
-    def compile_s(self) -> float:
-        """Seconds spent on compilation so far."""
-        return self._loop.compile_s
-
     def log_density(self, points: np.ndarray) -> np.ndarray:
         """Return log densities, (n,), in nats, at points (n, d). The chains' places are lost."""
         found = []
@@ -190,12 +185,11 @@ class ManyChains:
         ----------
         mean : array of shape (d,)
         factor : array of shape (d, d) or (d,)
-            Of its covariance; of one dimension, the standard deviations.
+            Of its covariance; of one dimension, the standard deviations, and so where the metric is
+            not dense.
         """
         if self.dense and factor.ndim == 1:
             factor = np.diag(factor)
-        elif not self.dense and factor.ndim == 2:
-            factor = np.sqrt((factor**2).sum(axis=1))
         self._origin, self._factor = mean, factor
         self._mean.set_value(floatX(mean))
         self._axes.set_value(floatX(factor.T.copy()))

@@ -9,6 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pymc_vi_ext.correction._hmc import ManyChains, Path
+from pymc_vi_ext.diagnostics.chains import (
+    SETTLED_ESS,
+    SETTLED_MEANS,
+    SETTLED_RHAT,
+    SETTLED_SDS,
+)
 from pymc_vi_ext.upstream import array_stats
 
 # Transitions of the first stretch; each next one has twice as many, up to the longest.
@@ -18,10 +24,6 @@ _MOST_NUMBERS = 40_000_000
 # Where a standard deviation is this many times another than before, a stretch is no test of
 # anything: the next has its metric, and is no longer. So often, at most.
 _OTHER_SCALE, _MOST_REPEATS = 2.0, 30
-# What has settled: nested R-hat of every coordinate; by how much pooled means may have moved since
-# the stretch before, in standard deviations, and logarithms of standard deviations; how many
-# independent draws the chains are worth at least.
-RHAT, MOVED, SPREAD, ESS = 1.01, 0.05, 0.07, 1_000
 # A larger one has no end; its square would soon be no number.
 _NO_END = 1e100
 
@@ -58,8 +60,8 @@ class Settled:
     @property
     def settled(self) -> bool:
         """Whether all four are as they have to be."""
-        still = self.rhat < RHAT and self.moved < MOVED and self.spread < SPREAD
-        return still and self.ess > ESS
+        still = self.moved < SETTLED_MEANS and self.spread < SETTLED_SDS
+        return still and self.rhat < SETTLED_RHAT and self.ess > SETTLED_ESS
 
 
 def settle(

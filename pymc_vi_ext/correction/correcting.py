@@ -15,22 +15,29 @@ from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.correction._hmc import ManyChains, Path
 from pymc_vi_ext.correction._scouting import look_elsewhere
-from pymc_vi_ext.correction._settling import ESS, Settled, settle
+from pymc_vi_ext.correction._settling import Settled, settle
 from pymc_vi_ext.diagnosis import diagnose
-from pymc_vi_ext.diagnostics.pareto import moved_by, smoothed_weights
-from pymc_vi_ext.draws import Drawn, as_datatree, draw, numbers_of_a_draw, values_at
+from pymc_vi_ext.diagnostics.chains import SETTLED_ESS
+from pymc_vi_ext.diagnostics.pareto import TRUSTED_KHAT, moved_by, smoothed_weights
+from pymc_vi_ext.draws import (
+    FEWEST_DRAWS,
+    Drawn,
+    affordable_draws,
+    as_datatree,
+    draw,
+    values_at,
+)
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.minibatches import has_minibatches, on_all_data
 from pymc_vi_ext.options import positive, whole_number
 from pymc_vi_ext.results import FitReport
 
-# Draws of the approximation that are weighted; fewer where each reads much, and at least so many.
-_DRAWS, _FEWEST = 4_000, 200
-_NUMBERS = 1_000_000_000
-# Pareto k below which weights are trusted, and by how much they may move moments: means, in
-# standard deviations, and logarithms of these. (At k = .45 weights that widened a heavy tail by
+# Draws of the approximation that are weighted, at most.
+_DRAWS = 4_000
+# By how much weights that are trusted may move moments: means, in standard deviations, and
+# logarithms of these. (At k = .45 weights that widened a heavy tail by
 # 20 % still left it 11 % too narrow.)
-_KHAT, _MOST_MOVED = 0.5, 0.1
+_MOST_MOVED = 0.1
 # Chains, and how many of them begin at each draw. A draw that many chains share costs nothing, and
 # tells what is left of where they began from what is only noise.
 _CHAINS, _PER_SUPERCHAIN = 64, 4
@@ -133,7 +140,7 @@ def correct(
     count = _CHAINS if chains == "auto" else _checked(chains)
     until = np.inf if max_seconds is None else started + positive("max_seconds", max_seconds)
     rng = np.random.default_rng(random_seed)
-    looked = int(np.clip(_NUMBERS // numbers_of_a_draw(approx), _FEWEST, _DRAWS))
+    looked = max(FEWEST_DRAWS, affordable_draws(approx, _DRAWS))
     drawn = draw(approx, looked, int(rng.integers(2**31)))
     if not np.isfinite(drawn.statistics["lp"]).any():
         raise ValueError(
@@ -180,7 +187,7 @@ def _trusted_weights(drawn: Drawn) -> tuple[float, np.ndarray | None]:
     worth = float(1 / np.sum(weights**2))
     means, log_sds = moved_by(weights, list(drawn.values.values()))
     # A tail that no draw has reached weighs most where the weights have much to correct.
-    trusted = khat < _KHAT and worth > ESS and max(means, log_sds) < _MOST_MOVED
+    trusted = khat < TRUSTED_KHAT and worth > SETTLED_ESS and max(means, log_sds) < _MOST_MOVED
     return khat, weights if trusted else None
 
 

@@ -7,6 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 
+# What short chains have settled by: nested R-hat; by how much pooled means move from one stretch to
+# the next, in standard deviations, and logarithms of standard deviations; effective draws.
+SETTLED_RHAT, SETTLED_MEANS, SETTLED_SDS, SETTLED_ESS = 1.01, 0.05, 0.07, 1_000
 # What approximations give of each draw; a sampler adds statistics of its transitions.
 _OF_A_DRAW = {"lp", "log_q"}
 

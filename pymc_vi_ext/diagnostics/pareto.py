@@ -9,6 +9,8 @@ import xarray as xr
 
 from pymc_vi_ext.diagnostics._weights import log_weights
 
+# Below this the approximation is close, and draws by their weights are trusted.
+TRUSTED_KHAT = 0.5
 # Log weights nearer than this, which is above what rounding makes of equal ones, are equal.
 _EQUAL = 1e-9
 # Log of the ratio of two weights beside the larger of which the smaller is 0 to a float.
@@ -89,10 +91,8 @@ def smoothed_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
     from pymc_vi_ext.upstream import array_stats
 
     n = log_ratios.size
-    if np.isnan(log_ratios).any() or np.isposinf(log_ratios).any():
-        return np.full(n, 1 / n), float("inf")
     known = np.isfinite(log_ratios)
-    if not known.any():
+    if not known.any() or not (known | np.isneginf(log_ratios)).all():
         return np.full(n, 1 / n), float("inf")
     ratios = log_ratios[known]
     length = int(min(ratios.size / 5, 3 * np.sqrt(ratios.size)))  # ArviZ' choice
