@@ -10,6 +10,7 @@ import xarray as xr
 
 from pymc.variational.opvi import Approximation
 
+from pymc_vi_ext.approximations.empirical import Empirical
 from pymc_vi_ext.diagnostics._weights import log_weights
 from pymc_vi_ext.diagnostics.chains import (
     SETTLED_ESS,
@@ -68,7 +69,8 @@ def diagnose(result: Approximation | xr.DataTree, *, random_seed: int | None = N
         - of chains of :func:`pymc_vi_ext.correct`: nested R-hat, what pooled moments still move,
           effective draws, divergences; of its importance weights, :math:`\hat k` and the draws that
           they are worth;
-        - of a sampler's chains: R-hat, effective draws, divergences.
+        - of a sampler's chains: R-hat, effective draws, divergences;
+        - of what ``method="auto"`` returns, the draws that it is made of.
 
     Raises
     ------
@@ -104,6 +106,8 @@ def diagnose(result: Approximation | xr.DataTree, *, random_seed: int | None = N
         raise TypeError(
             f"`diagnose` takes an approximation or a DataTree, not {type(result).__name__}."
         )
+    if isinstance(result, Empirical) and result.draws is not None:
+        return _of_draws(result.draws)
     report: FitReport | None = vars(result).get("report")
     checks = [_convergence(report), *_starts(report)]
     if result.any_histograms:

@@ -6,7 +6,7 @@ import inspect
 import time
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from pymc.model import modelcontext
 from pymc.variational.inference import Inference
 from pymc.variational.opvi import Approximation
 
+from pymc_vi_ext.automatic import MAX_SECONDS, fit_automatically
 from pymc_vi_ext.beginning_anew import fit_or_begin_anew
 from pymc_vi_ext.callbacks import Rule
 from pymc_vi_ext.callbacks.checkpoint import (
@@ -34,7 +35,7 @@ from pymc_vi_ext.loop import Call, end_before_steps, fit_method, warn_of
 from pymc_vi_ext.method import Method
 from pymc_vi_ext.multistart import fit_several
 from pymc_vi_ext.objectives import OBJECTIVES, Objective
-from pymc_vi_ext.options import whole_number
+from pymc_vi_ext.options import positive, whole_number
 from pymc_vi_ext.python_only import building
 from pymc_vi_ext.results import Timings
 from pymc_vi_ext.session import mark_interrupted
@@ -64,6 +65,7 @@ def fit(
     progressbar_theme: Any = default_progress_theme,
     score: bool | None = None,
     include_transformed: bool = False,
+    max_seconds: float | None = None,
     **pm_fit_kwargs: Any,
 ) -> Approximation:
     """Fit a variational approximation; takes the place of :func:`pymc.fit`.
@@ -73,6 +75,8 @@ def fit(
     n : int
         Number of steps, at most; exactly, with ``convergence=None``.
     method : str or pymc.Inference
+        ``"auto"``: draws of the posterior with a verdict, by deterministic ADVI and
+        :func:`pymc_vi_ext.correct`. Or the approximation of one family, and no more than that:
         ``"advi"``, ``"fullrank_advi"``, ``"lowrank_advi"``, ``"studentt_advi"``,
         ``"mixture_advi"``, ``"flow_advi"``, ``"bam"``, ``"dadvi"``, ``"laplace"``,
         ``"pathfinder"``, ``"svgd"``, ``"asvgd"`` in any case, or an inference
@@ -131,6 +135,9 @@ def fit(
         Whether to record the loss; by default where the method has one.
     include_transformed : bool
         As in :func:`pymc.fit`.
+    max_seconds : float, optional
+        Of ``method="auto"``, which ends with its best draws after so many: 120 if not given.
+        ``callbacks=[WallTime(60)]`` ends a fit of the others.
     **pm_fit_kwargs
         The other options of :func:`pymc.fit`: `more_replacements`, `more_updates`,
         `total_grad_norm_constraint`, `compile_kwargs` ... A ``compile_kwargs["mode"]`` names the
@@ -145,6 +152,10 @@ def fit(
         start if no step has been taken; while the method itself is constructed,
         KeyboardInterrupt is raised. As in PyMC, ``hist`` is without the step at which
         a rule or a callback ended the fit; ``report.steps`` counts it.
+
+        That of ``"auto"`` is an :class:`~pymc_vi_ext.Empirical` over settled draws: ``draws`` holds
+        them as :func:`pymc_vi_ext.correct` returns them, ``report.verdict`` says whether they are
+        the posterior's, ``report.rungs`` what was done; CONVERGED is a PASS.
 
         However the fit ends, the parameters are the best there is: what the callback that ended it
         has set them to, if it did; else the average that the rule keeps, or the default optimizer
@@ -189,16 +200,7 @@ def fit(
     """
     started = time.perf_counter()
     pm_fit_kwargs = known_options(pm_fit_kwargs, inspect.signature(fit).parameters)
-    n_starts = whole_number("n_starts", n_starts)
-    point: Any = start if is_point(start) else None
-    fitted = _method(method, model, random_seed, point, start_sigma, inf_kwargs, groups)
-    if fitted.finds_start and (n_starts != 1 or not is_point(start)):
-        name = "start" if n_starts == 1 else "n_starts"
-        raise ValueError(
-            f"{fitted.name} finds its optimum by itself: leave out {name}"
-            f"{'; values by name of the variables can start DADVI' * (name == 'start')}."
-        )
-    _set_objective(fitted, objective)
+    beginning = _Beginning(start, start_sigma, whole_number("n_starts", n_starts))
     # All that makes the steps what they are: a checkpoint keeps it.
     options = {
         "method": method,
@@ -216,23 +218,105 @@ def fit(
         **pm_fit_kwargs,
     }
     call = Call(callbacks or (), progressbar, progressbar_theme, started=started)
+    if not isinstance(method, str) or method.lower() != "auto":
+        if max_seconds is not None:
+            raise ValueError(
+                '`max_seconds` is for method="auto": end another fit by '
+                f"`callbacks=[WallTime({max_seconds:g})]`."
+            )
+        return _fit(n, model, beginning, options, call)
+    _refuse_for_auto({**options, "n": n, "callbacks": callbacks, **vars(beginning)})
+    model = modelcontext(model)
+
+    def fit_by(name: str, watching: Sequence[Any]) -> Approximation:
+        rung = replace(call, callbacks=watching, started=time.perf_counter(), warns=False)
+        return _fit(n, model, beginning, {**options, "method": name}, rung)
+
+    approx = fit_automatically(
+        fit_by,
+        model,
+        random_seed=random_seed,
+        backend=backend,
+        max_seconds=MAX_SECONDS if max_seconds is None else positive("max_seconds", max_seconds),
+        started=started,
+    )
+    warn_of(approx)
+    return approx
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """Where a fit begins, as :func:`fit` is told."""
+
+    start: StartingPoint = None
+    start_sigma: Mapping[str, Any] | None = None
+    n_starts: int = 1
+
+
+# Options that a user may give to "auto".
+_OF_AUTO = frozenset({"method", "random_seed", "backend"})
+
+
+def _refuse_for_auto(given: Mapping[str, Any]) -> None:
+    """Raise a ValueError for options of the fit that ``method="auto"`` chooses itself."""
+    defaults = inspect.signature(fit).parameters
+    for name, value in given.items():
+        default = defaults[name].default if name in defaults else inspect.Parameter.empty
+        if name in _OF_AUTO or (type(value) is type(default) and value == default):
+            continue
+        raise ValueError(
+            f'method="auto" chooses by itself how to fit: leave out {name}, or name a method.'
+        )
+
+
+def _fit(
+    n: int,
+    model: pm.Model | None,
+    beginning: _Beginning,
+    options: Mapping[str, Any],
+    call: Call,
+) -> Approximation:
+    """Fit by one method."""
+    start, n_starts, seed = beginning.start, beginning.n_starts, options["random_seed"]
+    point: Any = start if is_point(start) else None
+    fitted = _method(
+        options["method"],
+        model,
+        seed,
+        point,
+        beginning.start_sigma,
+        options["inf_kwargs"],
+        options["groups"],
+    )
+    if fitted.finds_start and (n_starts != 1 or not is_point(start)):
+        name = "start" if n_starts == 1 else "n_starts"
+        raise ValueError(
+            f"{fitted.name} finds its optimum by itself: leave out {name}"
+            f"{'; values by name of the variables can start DADVI' * (name == 'start')}."
+        )
+    _set_objective(fitted, options["objective"])
     run = partial(_run, fitted, n, options, call)
     # What the user has chosen stands: where the fit begins, and how its steps are taken.
-    chosen = (start or start_sigma or (inf_kwargs or {}).get("start"), obj_optimizer)
-    usual = isinstance(method, str) and not any(chosen) and convergence is not None
+    inf_kwargs = options["inf_kwargs"] or {}
+    chosen = (
+        start or beginning.start_sigma or inf_kwargs.get("start"),
+        options["obj_optimizer"],
+        options["convergence"] is None,
+    )
+    usual = isinstance(options["method"], str) and not any(chosen)
     approx = fitted.approx
     # From here on there is a result: Ctrl-C returns it.
     with held(partial(mark_interrupted, approx)):
-        if not is_point(start) and not _begin_at(fitted, start, random_seed):
-            spent = Timings(time.perf_counter() - started, 0.0, 0.0, 0.0)
-            end_before_steps(fitted, _with_options(call, options), backend, spent)
+        if not is_point(start) and not _begin_at(fitted, start, seed):
+            spent = Timings(time.perf_counter() - call.started, 0.0, 0.0, 0.0)
+            end_before_steps(fitted, _with_options(call, options), options["backend"], spent)
         elif n_starts == 1 and usual:
-            fit_or_begin_anew(fitted, backend, run)
+            fit_or_begin_anew(fitted, options["backend"], run)
         elif n_starts == 1:
             run()
         else:
             call.warns = False
-            fit_several(fitted, n_starts, random_seed, run)
+            fit_several(fitted, n_starts, seed, run)
             warn_of(approx)
     return approx
 
@@ -387,11 +471,12 @@ def _method(
         return method_of(method)
     if not isinstance(method, str):
         raise TypeError(
-            f"`method` is a name ({', '.join(METHODS)}) or an inference object, not {method!r}."
+            f"`method` is a name (auto, {', '.join(METHODS)}) or an inference object, not "
+            f"{method!r}."
         )
     name = method.lower()
     if name not in METHODS:
-        raise UnknownNameError("method", method, METHODS)
+        raise UnknownNameError("method", method, ("auto", *METHODS))
     if start_sigma is not None and name != "advi":
         raise NotImplementedError('`start_sigma` is for method "advi" only.')
     if groups is not None and name != "advi":

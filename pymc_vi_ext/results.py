@@ -13,7 +13,7 @@ import pymc as pm
 from pymc.variational.opvi import Approximation
 from xarray import DataTree
 
-from pymc_vi_ext.diagnostics.verdict import Diagnosis
+from pymc_vi_ext.diagnostics.verdict import Diagnosis, Verdict
 from pymc_vi_ext.draws import as_datatree, draw
 
 
@@ -96,6 +96,27 @@ class StartResult:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """One thing that ``method="auto"`` has done.
+
+    Attributes
+    ----------
+    name : str
+        The method of a fit, "importance weights" or "chains".
+    seconds : float
+    found : str
+        Evidence of the fit, verdict and numbers of the draws, or what went wrong.
+    """
+
+    name: str
+    seconds: float
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.seconds:.1f} s: {self.found}"
+
+
+@dataclass(frozen=True)
 class FitReport:
     """How a fit went.
 
@@ -127,6 +148,8 @@ class FitReport:
         What the fit warned of at its end, as :class:`~pymc_vi_ext.ConvergenceWarning`.
     correction : Diagnosis or None
         Of the draws of :func:`pymc_vi_ext.correct`, once it has been called.
+    rungs : tuple of Rung
+        What ``method="auto"`` has done, in its order.
     """
 
     stop_reason: StopReason
@@ -141,6 +164,12 @@ class FitReport:
     loss: str = ""
     warnings: tuple[str, ...] = ()
     correction: Diagnosis | None = None
+    rungs: tuple[Rung, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the draws of a correction are the posterior's; None where there was none."""
+        return None if self.correction is None else self.correction.verdict
 
     @property
     def converged(self) -> bool:

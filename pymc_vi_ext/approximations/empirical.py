@@ -28,6 +28,11 @@ class Empirical(pm.Empirical):
     **kwargs
         As :class:`pymc.Empirical`.
 
+    Attributes
+    ----------
+    draws : DataTree or None
+        What it was made of, chains apart: it is judged by that.
+
     Raises
     ------
     ValueError
@@ -44,6 +49,8 @@ class Empirical(pm.Empirical):
     >>> approx.histogram.get_value().shape
     (50, 1)
     """
+
+    draws: xr.DataTree | None = None
 
     def __init__(
         self,
@@ -64,3 +71,4 @@ class Empirical(pm.Empirical):
         points = unconstrained_points(model, trace["posterior"].to_dataset())
         super().__init__(size=len(points), **kwargs | {"model": model})
         self.histogram.set_value(floatX(points))
+        self.draws = trace

@@ -13,6 +13,7 @@ import pytensor.tensor as pt
 from pymc.pytensorf import floatX
 
 from pymc_vi_ext.correction._covariance import factor_of
+from pymc_vi_ext.correction._regions import Regions
 from pymc_vi_ext.engine.backend import make_loop
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.engine.program import StepProgram
@@ -55,6 +56,8 @@ class Path:
     diverging : array of bool of shape (chains, transitions)
     leaps, step_size : array of shape (transitions,)
         The same for all chains.
+    jumps : array of shape (transitions,)
+        Chains that jumped to another region before the transition.
     """
 
     points: np.ndarray
@@ -64,6 +67,7 @@ class Path:
     diverging: np.ndarray
     leaps: np.ndarray
     step_size: np.ndarray
+    jumps: np.ndarray
 
     def part(self, some: slice | np.ndarray) -> Path:
         """Return some of the transitions."""
@@ -75,6 +79,7 @@ class Path:
             self.diverging[:, some],
             self.leaps[some],
             self.step_size[some],
+            self.jumps[some],
         )
 
     def followed_by(self, more: Path) -> Path:
@@ -145,14 +150,19 @@ class ManyChains:
             half = self._p + self._steps / 2 * self._g
             u = self._u + self._steps * half
             moved = pt.dot(u, self._axes) if self.dense else u * self._axes
-            lp, gradient = density.graph_at(self._mean + moved)
+            x = self._mean + moved
+            lp, gradient = density.graph_at(x)
             g = pt.dot(gradient, self._axes.T) if self.dense else gradient * self._axes
             lp, g = lp * self._heat, g * self._heat[:, None]
+            # An improper posterior ends where squares would soon be no numbers.
+            furthest = np.cbrt(np.finfo(lp.type.dtype).max)
             updates = {
                 self._u: u,
                 self._p: half + self._steps / 2 * g,
                 self._g: g,
-                self._lp: pt.switch(pt.isnan(lp), -np.inf, lp),
+                self._lp: pt.switch(
+                    pt.isnan(lp) | (pt.max(abs(x), axis=1) > furthest), -np.inf, lp
+                ),
             }
             program = StepProgram(
                 {variable: new.astype(variable.type.dtype) for variable, new in updates.items()},
@@ -268,6 +278,7 @@ class ManyChains:
         rng: np.random.Generator,
         until: float = np.inf,
         *,
+        regions: Regions | None = None,
         adapting: bool = True,
     ) -> Path:
         """Take transitions, fewer if it is `until` before, by ``time.perf_counter()``.
@@ -277,6 +288,8 @@ class ManyChains:
         transitions : int
         rng : numpy.random.Generator
         until : float
+        regions : Regions, optional
+            Between which chains jump, once before each transition.
         adapting : bool
             Whether the step size follows the acceptance. Where it does not, the transitions leave
             the posterior as it is.
@@ -290,9 +303,12 @@ class ManyChains:
             diverging=np.empty((c, transitions), dtype=bool),
             leaps=np.empty(transitions, dtype=int),
             step_size=np.empty(transitions),
+            jumps=np.zeros(transitions, dtype=int),
         )
         for i in range(transitions):
             check()
+            if regions is not None:
+                path.jumps[i] = self._jump(regions, rng)
             path.step_size[i] = self.step_size
             leaps = self._leaps(rng)
             before, now = self._at(), self._propose(rng, leaps)
@@ -342,18 +358,36 @@ class ManyChains:
             acceptance = np.where(known, np.exp(np.minimum(gain, 0.0)), 0.0)
         return energy, new_energy, acceptance, ~known | (gain < -_DIVERGED)
 
+    def _jump(self, regions: Regions, rng: np.random.Generator) -> int:
+        """Let chains jump between regions; return how many have."""
+        before, x = self._at(), self.x
+        proposed = regions.proposals(x, rng)
+        self.begin(proposed)
+        with np.errstate(invalid="ignore"):
+            gain = self.lp - regions.log_density(proposed)
+            gain -= before[1].astype(float) - regions.log_density(x)
+        gain[~np.isfinite(self.lp)] = -np.inf
+        taken = np.log(rng.uniform(size=self.chains)) < gain
+        self._keep(taken, before)
+        jumped: np.ndarray = taken & np.any(proposed != x, axis=1)
+        return int(jumped.sum())
+
     def _accept(
         self, rng: np.random.Generator, before: tuple[np.ndarray, ...], now: tuple[np.ndarray, ...]
     ) -> np.ndarray:
         """Put the chains where they have gone, or back."""
         taken = rng.uniform(size=self.chains) < now[2]
+        self._keep(taken, before)
+        return taken
+
+    def _keep(self, taken: np.ndarray, before: tuple[np.ndarray, ...]) -> None:
+        """Put back the chains that are not to stay where they are."""
         u, lp, g = (
             np.where(taken if new.ndim == 1 else taken[:, None], new, old)
             for new, old in zip(self._at(), before, strict=True)
         )
         self._put(u, lp, g)
         self.x, self.lp = self._position(u), lp.astype(float)
-        return taken
 
     def _position(self, u: np.ndarray) -> np.ndarray:
         """Return the points of the unconstrained space at coordinates u."""

@@ -10,22 +10,24 @@ import numpy as np
 import pymc as pm
 
 from pymc_vi_ext.correction._hmc import ManyChains
+from pymc_vi_ext.correction._regions import Regions
 from pymc_vi_ext.interrupts import check
 from pymc_vi_ext.modes import prior_points
 
-# Steps of a climb, transitions in the heat, and after it; more of these for what is elsewhere then.
-_MOST_STEPS, _HOT, _TRANSITIONS, _MORE = 300, 50, 20, 100
+# Steps of a climb, transitions in the heat, and after it; more of these as long as something is
+# elsewhere then, which may be on a long way back.
+_MOST_STEPS, _HOT, _TRANSITIONS = 300, 50, (20, 100, 400)
 # From the coolest to the hottest.
 _TEMPERATURES = (2.0, 10.0)
 # How far lines are followed, in standard deviations of the draws, and along how many variables.
-_ALONG, _MOST_LINES = np.arange(2.0, 21.0), 500
+_ALONG = np.concatenate([np.arange(2.0, 20.0), np.geomspace(20.0, 1_000.0, 20)])
+_MOST_LINES = 500
 # Numbers that all points on these lines are, at most.
 _MOST_NUMBERS = 20_000_000
 # How far points are scattered that no prior gives, in standard deviations of the draws.
 _SCATTER = 10.0
-# Further from the mean than so many standard deviations in a coordinate, and than 1.5 times the
-# furthest draw, is elsewhere.
-_FAR, _BEYOND = 6.0, 1.5
+# One that stays elsewhere is no nearer after the last transitions than this part of before.
+_STAYS = 0.9
 # Nats below the draws' usual log density that a place may be and still hold mass worth a word.
 _LOW = 20.0
 
@@ -50,6 +52,7 @@ def look_elsewhere(
     chains: ManyChains,
     model: pm.Model,
     draws: np.ndarray,
+    regions: Regions,
     rng: np.random.Generator,
     until: float = np.inf,
 ) -> Elsewhere:
@@ -69,6 +72,8 @@ def look_elsewhere(
     model : pymc.Model
     draws : array of shape (n, d)
         Of the posterior, or of that part of it which is known.
+    regions : Regions
+        That these are in.
     rng : numpy.random.Generator
     until : float
         ``time.perf_counter()`` at which scouts give up.
@@ -77,13 +82,6 @@ def look_elsewhere(
     some = draws[rng.integers(len(draws), size=chains.chains)]
     usual = float(np.median(chains.log_density(some)))
     sd = np.maximum(sd, 1e-300)
-    reach = np.max(abs(draws - mean) / sd, axis=0)
-    limit = np.maximum(_FAR, _BEYOND * reach)
-
-    def away() -> np.ndarray:
-        with np.errstate(over="ignore", invalid="ignore"):
-            far: np.ndarray = np.any(abs(chains.x - mean) / sd > limit, axis=1)
-        return far & (chains.lp > usual - _LOW)
 
     half = chains.chains // 2
     far, rising = _far_points(model, some[:half], sd, rng), _rising(chains, mean, sd, rng)
@@ -98,13 +96,18 @@ def look_elsewhere(
     chains.find_step_size(rng)
     chains.run(_HOT, rng, until)
     chains.heat(cool)
-    found = np.zeros(chains.chains, dtype=bool)
-    for transitions in (_TRANSITIONS, _MORE):
+    found = np.ones(chains.chains, dtype=bool)
+    for transitions in _TRANSITIONS:
+        before = regions.reach_of(chains.x)
         chains.find_step_size(rng)
         chains.run(transitions, rng, until)
         if time.perf_counter() > until:
             return Elsewhere(0, draws[:0])
-        if not (found := away()).any():
+        reach = regions.reach_of(chains.x)
+        found = (reach > 1) & (chains.lp > usual - _LOW)
+        # After many transitions one that is still nearing is on its way back, as down a ridge.
+        found &= (transitions < _TRANSITIONS[-1]) | (reach > _STAYS * before)
+        if not found.any():
             break
     return Elsewhere(chains.chains, chains.x[found])
 

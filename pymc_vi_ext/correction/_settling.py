@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pymc_vi_ext.correction._hmc import ManyChains, Path
+from pymc_vi_ext.correction._regions import Regions, regions_of
 from pymc_vi_ext.diagnostics.chains import (
     SETTLED_ESS,
     SETTLED_MEANS,
@@ -24,8 +25,13 @@ _MOST_NUMBERS = 40_000_000
 # Where a standard deviation is this many times another than before, a stretch is no test of
 # anything: the next has its metric, and is no longer. So often, at most.
 _OTHER_SCALE, _MOST_REPEATS = 2.0, 30
-# A larger one has no end; its square would soon be no number.
-_NO_END = 1e100
+# A larger one has no end.
+_NO_END = 1e50
+# From this length on chains are asked whether they are in several regions, where nested R-hat is
+# above that.
+_LONG_ENOUGH, _APART = 40, 1.02
+# Transitions after which chains that begin in other regions tell where these are.
+_EXPLORING = 80
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,14 @@ class Settled:
         Largest rank-normalised nested R-hat of all coordinates.
     moved, spread : float
         By how much pooled means, in standard deviations, and logarithms of pooled standard
-        deviations differ most from those of the stretch before; infinite where there is none.
+        deviations differ most from those of the stretch before, less one standard error of that
+        difference; infinite where there is none.
     ess : float
         Smallest bulk effective sample size of all coordinates.
     transitions : int
         Of each chain, in all.
+    regions : Regions or None
+        Between which the chains jumped; None if they are in one.
     """
 
     path: Path
@@ -56,6 +65,13 @@ class Settled:
     spread: float
     ess: float
     transitions: int
+    regions: Regions | None
+
+    @property
+    def points(self) -> np.ndarray:
+        """All points of the path, (n, d)."""
+        found: np.ndarray = self.path.points.reshape(-1, self.path.points.shape[-1])
+        return found
 
     @property
     def settled(self) -> bool:
@@ -71,11 +87,13 @@ def settle(
     scales: np.ndarray,
     rng: np.random.Generator,
     until: float = np.inf,
+    regions: Regions | None = None,
 ) -> Settled:
     """Run chains in stretches that double, until they have settled.
 
     In the first half of a stretch the step size adapts. The second is what is looked at, and its
-    covariance the metric of the next.
+    covariance the metric of the next. Where chains stay in several regions they jump between them
+    from then on, and the metric is that within regions.
 
     Parameters
     ----------
@@ -88,6 +106,8 @@ def settle(
     rng : numpy.random.Generator
     until : float
         ``time.perf_counter()`` at which no other stretch begins.
+    regions : Regions, optional
+        Those that the chains begin in, where it is known that they are several.
 
     References
     ----------
@@ -98,35 +118,93 @@ def settle(
     chains.begin(starts)
     chains.find_step_size(rng)
     longest = min(_LONGEST, _MOST_NUMBERS // starts.size)
-    before: tuple[np.ndarray, np.ndarray] | None = None
+    before: _Moments | None = None
     found: Settled | None = None
     transitions, length, repeats = 0, _FIRST, 0
     while True:
-        first = chains.run(length // 2, rng, until)
-        path = chains.run(length - length // 2, rng, until, adapting=False)
+        first = chains.run(length // 2, rng, until, regions=regions)
+        path = chains.run(length - length // 2, rng, until, regions=regions, adapting=False)
         transitions += len(first.leaps) + len(path.leaps)
         late = time.perf_counter() > until
         if late and found is not None:
             # A stretch that was cut short says less than the one before.
             return replace(found, transitions=transitions)
         pooled = path.points.reshape(-1, chains.d)
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean, sd = pooled.mean(axis=0), pooled.std(axis=0)
-        if found is not None and not (np.isfinite(sd).all() and sd.max() < _NO_END):
+        now = _Moments.of(path)
+        if found is not None and not now.sd.max() < _NO_END:
             # An improper posterior, which is left for ever.
             return replace(found, spread=np.inf, transitions=transitions)
-        moved, spread = _moves(before, mean, sd)
-        rhat, ess = _rhat(path, superchain), _ess(path)
-        found = Settled(path, superchain, rhat, moved, spread, ess, transitions)
+        moved, spread = (np.inf, np.inf) if before is None else now.moved_from(before)
+        rhat, ess = _rhat(path, superchain), float(now.ess.min())
+        found = Settled(path, superchain, rhat, moved, spread, ess, transitions, regions)
         if found.settled or late or 2 * length > longest:
             return found
-        before, here = (mean, sd), chains.x
-        chains.adapt_to(pooled)
+        rescaled = before is None or _largest(now.scaled_from(before)) > np.log(_OTHER_SCALE)
+        before, here = now, chains.x
+        if regions is not None:
+            regions = regions.of_draws(pooled, chains.dense)
+        elif length >= _LONG_ENOUGH and rhat > _APART:
+            seen = regions_of(path.points, chains.dense, rng)
+            regions = seen if len(seen) > 1 else None
+        chains.adapt_to(pooled if regions is None else regions.centred(pooled))
         chains.begin(here)
-        if spread > np.log(_OTHER_SCALE) and repeats < _MOST_REPEATS:
+        if rescaled and repeats < _MOST_REPEATS:
             repeats += 1
         else:
             length *= 2
+
+
+def settle_again(
+    chains: ManyChains,
+    known: np.ndarray,
+    regions: Regions,
+    elsewhere: np.ndarray,
+    superchain: np.ndarray,
+    rng: np.random.Generator,
+    until: float = np.inf,
+) -> Settled:
+    """Settle with half of the chains begun where there is other mass than is known.
+
+    Parameters
+    ----------
+    chains : ManyChains
+        In units of the known draws.
+    known : array of shape (n, d)
+        Draws.
+    regions : Regions
+        Those that these are in.
+    elsewhere : array of shape (m, d)
+        Points that are in none of them.
+    superchain : array of int of shape (chains,)
+    rng : numpy.random.Generator
+    until : float
+    """
+    groups = superchain.max() + 1
+    there = elsewhere[rng.choice(len(elsewhere), groups // 2, replace=len(elsewhere) < groups // 2)]
+    starts = np.concatenate([known[rng.integers(len(known), size=groups - len(there))], there])
+    chains.begin(starts[superchain])
+    chains.find_step_size(rng)
+    chains.run(_EXPLORING, rng, until)
+    path = chains.run(_EXPLORING, rng, until, adapting=False)
+    seen = regions_of(path.points, chains.dense, rng)
+    # One that no chain is in now is known all the same.
+    means = np.stack([region.mean for region in regions.regions])
+    missing = seen.reach_of(means) > 1
+    kept = [region for region, lost in zip(regions.regions, missing, strict=True) if lost]
+    weights = np.concatenate([seen.weights, np.zeros(len(kept))])
+    seen = Regions([*seen.regions, *kept], weights)
+    # Chains that begin together begin where one of them is now.
+    _, first = np.unique(superchain, return_index=True)
+    scales = seen.centred(chains.x)
+    return settle(
+        chains,
+        chains.x[first][superchain],
+        superchain,
+        scales,
+        rng,
+        until,
+        seen if len(seen) > 1 else None,
+    )
 
 
 def _rhat(path: Path, superchain: np.ndarray) -> float:
@@ -137,20 +215,40 @@ def _rhat(path: Path, superchain: np.ndarray) -> float:
     return float(np.max(np.where(np.isnan(found), np.inf, found)))
 
 
-def _ess(path: Path) -> float:
-    if path.points.shape[1] < 4:
-        return 0.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = array_stats.ess(path.points, chain_axis=0, draw_axis=1, method="bulk")
-    return float(np.min(np.nan_to_num(found, nan=0.0)))
+@dataclass(frozen=True)
+class _Moments:
+    """Means, standard deviations and effective sample sizes, (d,), of a stretch."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+    ess: np.ndarray
+
+    @classmethod
+    def of(cls, path: Path) -> _Moments:
+        _, n, d = path.points.shape
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            mean, sd = path.points.mean(axis=(0, 1)), path.points.std(axis=(0, 1))
+            ess = np.zeros(d)
+            if n >= 4:
+                ess = array_stats.ess(path.points, chain_axis=0, draw_axis=1, method="bulk")
+        return cls(mean, sd, np.nan_to_num(ess, nan=0.0))
+
+    def moved_from(self, before: _Moments) -> tuple[float, float]:
+        """Return what means and logarithms of standard deviations have moved beyond noise."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # Of a mean, in standard deviations; of the logarithm of a standard deviation, half.
+            variance = 1 / self.ess + 1 / before.ess
+            moved = abs(self.mean - before.mean) / self.sd - np.sqrt(variance)
+        spread = self.scaled_from(before) - np.sqrt(variance / 2)
+        return _largest(moved), _largest(spread)
+
+    def scaled_from(self, before: _Moments) -> np.ndarray:
+        """Return absolute logarithms, (d,), of what standard deviations have changed by."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            changed: np.ndarray = abs(np.log(self.sd / before.sd))
+        return changed
 
 
-def _moves(
-    before: tuple[np.ndarray, np.ndarray] | None, mean: np.ndarray, sd: np.ndarray
-) -> tuple[float, float]:
-    if before is None:
-        return np.inf, np.inf
-    with np.errstate(divide="ignore", invalid="ignore"):
-        moved = np.max(abs(mean - before[0]) / sd)
-        spread = np.max(abs(np.log(sd / before[1])))
-    return float(np.nan_to_num(moved, nan=np.inf)), float(np.nan_to_num(spread, nan=np.inf))
+def _largest(numbers: np.ndarray) -> float:
+    """Return the largest, 0 at least; infinite if one is no number."""
+    return max(float(np.max(np.where(np.isnan(numbers), np.inf, numbers))), 0.0)

@@ -14,8 +14,9 @@ import xarray as xr
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.correction._hmc import ManyChains, Path
+from pymc_vi_ext.correction._regions import Region, Regions
 from pymc_vi_ext.correction._scouting import look_elsewhere
-from pymc_vi_ext.correction._settling import Settled, settle
+from pymc_vi_ext.correction._settling import Settled, settle, settle_again
 from pymc_vi_ext.diagnosis import diagnose
 from pymc_vi_ext.diagnostics.chains import SETTLED_ESS
 from pymc_vi_ext.diagnostics.pareto import TRUSTED_KHAT, moved_by, smoothed_weights
@@ -42,6 +43,8 @@ _MOST_MOVED = 0.1
 # tells what is left of where they began from what is only noise.
 _CHAINS, _PER_SUPERCHAIN = 64, 4
 _FEWEST_SUPERCHAINS = 4
+# How often scouts look for mass elsewhere: once more after each time that they find some.
+_MOST_LOOKS = 4
 
 
 def correct(
@@ -51,6 +54,7 @@ def correct(
     chains: int | str = "auto",
     max_seconds: float | None = None,
     random_seed: int | None = None,
+    backend: str | None = "auto",
 ) -> xr.DataTree:
     r"""Draw from the posterior, beginning at an approximation of it, and judge both.
 
@@ -78,6 +82,8 @@ def correct(
         No stretch goes on for longer; what there is then is returned, with its verdict. Ctrl-C
         raises KeyboardInterrupt.
     random_seed : int, optional
+    backend : {"auto", "jax", "numba", "c"}
+        What runs the chains, as of :func:`pymc_vi_ext.fit`.
 
     Returns
     -------
@@ -148,13 +154,31 @@ def correct(
         )
     model = on_all_data(approx.model) if has_minibatches(approx.model) else approx.model
     khat, weights = _trusted_weights(drawn)
-    moving = ManyChains(LogDensity(model), count)
+    moving = ManyChains(LogDensity(model), count, backend)
+    superchain = np.repeat(np.arange(count // _PER_SUPERCHAIN), _PER_SUPERCHAIN)
+    settled: Settled | None = None
     if weights is None:
-        tree, points = _by_chains(model, moving, drawn, draws, rng, until)
+        usable = drawn.points[np.isfinite(drawn.statistics["lp"])]
+        groups = count // _PER_SUPERCHAIN
+        chosen = rng.choice(len(usable), groups, replace=len(usable) < groups)
+        settled = settle(moving, usable[chosen][superchain], superchain, usable, rng, until)
+        points, regions = settled.points, settled.regions
     else:
-        tree, points = _by_weights(model, weights, drawn, draws, rng)
+        chosen = rng.choice(len(weights), draws, p=weights)
+        points, regions = drawn.points[chosen], None
         moving.adapt_to(points)
-    elsewhere = look_elsewhere(moving, model, points, rng, until)
+    for looks_left in reversed(range(_MOST_LOOKS)):
+        known = regions or Regions([Region.of(points, moving.dense)], np.ones(1))
+        elsewhere = look_elsewhere(moving, model, points, known, rng, until)
+        if not (len(elsewhere.points) and looks_left) or time.perf_counter() > until:
+            break
+        settled = settle_again(moving, points, known, elsewhere.points, superchain, rng, until)
+        points, regions = settled.points, settled.regions
+    if settled is not None:
+        tree = _of_chains(model, moving, settled, drawn, draws, rng, until)
+    else:
+        assert weights is not None
+        tree = _of_weights(model, weights, chosen, drawn)
     tree.attrs |= {"khat": khat, "scouts": elsewhere.scouts, "elsewhere": len(elsewhere.points)}
     tree.attrs["seconds"] = time.perf_counter() - started
     found = diagnose(tree)
@@ -191,11 +215,10 @@ def _trusted_weights(drawn: Drawn) -> tuple[float, np.ndarray | None]:
     return khat, weights if trusted else None
 
 
-def _by_weights(
-    model: pm.Model, weights: np.ndarray, drawn: Drawn, draws: int, rng: np.random.Generator
-) -> tuple[xr.DataTree, np.ndarray]:
-    """Return draws, as a DataTree and as points, chosen by their weights."""
-    chosen = rng.choice(len(weights), draws, p=weights)
+def _of_weights(
+    model: pm.Model, weights: np.ndarray, chosen: np.ndarray, drawn: Drawn
+) -> xr.DataTree:
+    """Return the draws that their weights have chosen."""
     tree = as_datatree(
         model,
         {name: values[chosen][None] for name, values in drawn.values.items()},
@@ -205,25 +228,21 @@ def _by_weights(
     sd = np.sqrt(weights @ (drawn.points - mean) ** 2)
     tree.attrs |= {"correction": "importance weights", "ess_min": float(1 / np.sum(weights**2))}
     tree.attrs.update(_error_of_fit(drawn.points, mean, sd))
-    return tree, drawn.points[chosen]
+    return tree
 
 
-def _by_chains(
+def _of_chains(
     model: pm.Model,
     chains: ManyChains,
+    settled: Settled,
     drawn: Drawn,
     draws: int,
     rng: np.random.Generator,
     until: float,
-) -> tuple[xr.DataTree, np.ndarray]:
-    """Return draws, as a DataTree and as points, of chains that begin at those of the fit."""
+) -> xr.DataTree:
+    """Return what settled chains went through, or more where that is not enough."""
     count = chains.chains
-    usable = drawn.points[np.isfinite(drawn.statistics["lp"])]
-    superchains = count // _PER_SUPERCHAIN
-    chosen = rng.choice(len(usable), superchains, replace=len(usable) < superchains)
-    superchain = np.repeat(np.arange(superchains), _PER_SUPERCHAIN)
-    settled = settle(chains, usable[chosen][superchain], superchain, usable, rng, until)
-    path = _with_length(settled.path, chains, -(-draws // count), rng, until)
+    path = _with_length(settled, chains, -(-draws // count), rng, until)
     n = path.points.shape[1]
     values = values_at(model, path.points.reshape(-1, chains.d))
     tree = as_datatree(
@@ -239,22 +258,25 @@ def _by_chains(
         },
     )
     for group in ("posterior", "sample_stats"):
-        labelled = tree[group].to_dataset().assign_coords(superchain=("chain", superchain))
+        labelled = tree[group].to_dataset().assign_coords(superchain=("chain", settled.superchain))
         tree[group] = xr.DataTree(labelled)
     tree.attrs.update(_numbers(settled, chains))
-    pooled = settled.path.points.reshape(-1, chains.d)
-    tree.attrs.update(_error_of_fit(drawn.points, pooled.mean(axis=0), pooled.std(axis=0)))
-    return tree, pooled
+    mean, sd = settled.points.mean(axis=0), settled.points.std(axis=0)
+    tree.attrs.update(_error_of_fit(drawn.points, mean, sd))
+    return tree
 
 
 def _with_length(
-    path: Path, chains: ManyChains, n: int, rng: np.random.Generator, until: float
+    settled: Settled, chains: ManyChains, n: int, rng: np.random.Generator, until: float
 ) -> Path:
     """Return `n` transitions: evenly some of those there are, or with more that follow."""
+    path = settled.path
     there = path.points.shape[1]
     if there >= n:
         return path.part(np.linspace(0, there - 1, n).round().astype(int))
-    return path.followed_by(chains.run(n - there, rng, until, adapting=False))
+    chains.begin(path.points[:, -1])
+    more = chains.run(n - there, rng, until, regions=settled.regions, adapting=False)
+    return path.followed_by(more)
 
 
 def _numbers(settled: Settled, chains: ManyChains) -> dict[str, Any]:
@@ -269,6 +291,8 @@ def _numbers(settled: Settled, chains: ManyChains) -> dict[str, Any]:
         "leapfrogs": chains.leaps,
         "chains": chains.chains,
         "superchains": chains.chains // _PER_SUPERCHAIN,
+        "regions": len(settled.regions or [0]),
+        "jumps": float(settled.path.jumps.sum() / chains.chains),
         "backend": chains.backend,
     }
 

@@ -18,8 +18,10 @@ class Verdict(enum.Enum):
     FAIL = "FAIL"
     """Not the posterior, or nothing shows that it is."""
 
-
-_ORDER = (Verdict.PASS, Verdict.WARN, Verdict.FAIL)
+    @property
+    def rank(self) -> int:
+        """0 of the best."""
+        return list(Verdict).index(self)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,12 @@ class Diagnosis:
     @property
     def verdict(self) -> Verdict:
         """The worst of all checks."""
-        return max((check.verdict for check in self.checks), key=_ORDER.index)
+        return max((check.verdict for check in self.checks), key=lambda verdict: verdict.rank)
+
+    @property
+    def in_a_line(self) -> str:
+        """What was found, without thresholds and advice."""
+        return ", ".join(f"{check.name} {check.shown}" for check in self.checks)
 
     def __getitem__(self, name: str) -> Check:
         """Return the check of this name."""
