@@ -16,6 +16,7 @@ from pymc_vi_ext.diagnostics.chains import (
     SETTLED_ESS,
     SETTLED_MEANS,
     SETTLED_RHAT,
+    SETTLED_SD_ERROR,
     SETTLED_SDS,
     ess_min,
     is_sampled,
@@ -268,6 +269,7 @@ def _short_chains(numbers: Mapping[Any, Any]) -> list[Check]:
         graded("means still move (sd)", numbers["moved"], SETTLED_MEANS, 0.15, longer),
         graded("log sds still move", numbers["spread"], SETTLED_SDS, 0.2, longer),
         graded("ESS", numbers["ess_min"], SETTLED_ESS, 400, longer, above=True),
+        _sd_error(numbers),
         graded(
             "divergences",
             numbers["diverging"],
@@ -282,7 +284,15 @@ def _resampled(numbers: Mapping[Any, Any]) -> list[Check]:
     return [
         graded("k-hat", numbers["khat"], TRUSTED_KHAT, 0.7, _CORRECT),
         graded("importance ESS", numbers["ess_min"], SETTLED_ESS, 400, _CORRECT, above=True),
+        _sd_error(numbers),
     ]
+
+
+def _sd_error(numbers: Mapping[Any, Any]) -> Check:
+    """Check whether standard deviations are known; those of heavy tails may not even exist."""
+    heavy = "Few draws far away make a standard deviation: go by quantiles, or draw longer."
+    error = numbers["sd_error"]
+    return graded("standard error of log sds", error, SETTLED_SD_ERROR, np.inf, heavy)
 
 
 def _elsewhere(numbers: Mapping[Any, Any]) -> Check:

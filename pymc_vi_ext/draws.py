@@ -90,18 +90,18 @@ def affordable_draws(approx: Approximation, most: int) -> int:
     return min(most, _AFFORDABLE // _numbers_of_a_draw(approx.model, approx.ddim))
 
 
-def values_at(model: pm.Model, points: np.ndarray) -> dict[str, np.ndarray]:
-    r"""Return the free variables and Deterministics of a model at points of its space.
+def values_of(model: pm.Model) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    r"""Return what gives the free variables and Deterministics of a model at points of its space.
 
     Parameters
     ----------
     model : pymc.Model
-    points : array of shape (n, d)
-        On the unconstrained space, in the order of :class:`~pymc_vi_ext.engine.density.LogDensity`.
 
     Returns
     -------
-    dict of str to array of shape (n, \*dims)
+    callable
+        Of points, (n, d), on the unconstrained space, in the order of
+        :class:`~pymc_vi_ext.engine.density.LogDensity`: arrays (n, \*dims) by name.
     """
     with building():
         names, outputs = _posterior(model)
@@ -115,10 +115,15 @@ def values_at(model: pm.Model, points: np.ndarray) -> dict[str, np.ndarray]:
                 for new, old in zip(over_rows(single, {flat: rows}), single, strict=True)
             ]
         function = _compiled([rows], nodes)
-        reseed_rngs(find_rng_nodes(nodes), 0)
+
+    def values(points: np.ndarray) -> dict[str, np.ndarray]:
         batch = _rows_per_batch(model, points.shape[1], len(points))
         parts_of = [points[first : first + batch] for first in range(0, len(points), batch)]
-        return _without_prefix(_in_one(names, [function(floatX(part)) for part in parts_of]))
+        with building():
+            reseed_rngs(find_rng_nodes(nodes), 0)
+            return _without_prefix(_in_one(names, [function(floatX(part)) for part in parts_of]))
+
+    return values
 
 
 def as_datatree(

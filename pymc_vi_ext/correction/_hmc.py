@@ -24,8 +24,10 @@ from pymc_vi_ext.python_only import building
 _SHORTEST = 0.2
 # The longest: a quarter of the period of a Gaussian in its own units.
 _LENGTH = np.pi / 2
-# The acceptance that the step size aims at, and how fast its logarithm follows.
-_ACCEPTANCE, _FOLLOWS = 0.8, 0.3
+ACCEPTANCE = 0.8
+"""What the step size usually aims at."""
+# How fast its logarithm follows.
+_FOLLOWS = 0.3
 # Each chain's steps are this part of its step size, at random at each transition: a chain that the
 # step size of all holds fast (in the neck of a funnel) gets away in time.
 _PARTS = (0.3, 1.2)
@@ -82,6 +84,13 @@ class Path:
             self.jumps[some],
         )
 
+    def evenly(self, n: int) -> Path:
+        """Return `n` of the transitions, at equal distances; all, where there are fewer."""
+        there = self.points.shape[1]
+        if there <= n:
+            return self
+        return self.part(np.linspace(0, there - 1, n).round().astype(int))
+
     def followed_by(self, more: Path) -> Path:
         """Return both, one after the other."""
         pairs = zip(vars(self).values(), vars(more).values(), strict=True)
@@ -123,6 +132,8 @@ class ManyChains:
         Log density there, in nats, over the temperature, which is 1 but for :meth:`heat`.
     step_size : float
         Largest of all chains.
+    acceptance : float
+        What the step size aims at.
     leaps : int
         Leapfrog steps of each chain so far.
 
@@ -170,7 +181,7 @@ class ManyChains:
             )
             self._loop = make_loop(program, backend)
         self.backend = self._loop.backend
-        self.step_size = 0.5
+        self.step_size, self.acceptance = 0.5, ACCEPTANCE
         # What part of it a chain's own is: less where it is stuck in a narrow place.
         self._own = np.ones(chains)
         self.x = np.zeros((chains, d))
@@ -234,7 +245,7 @@ class ManyChains:
         for _ in range(_MOST_HALVINGS):
             *_, acceptance, _ = self._propose(rng, 1)
             self._put(*place)
-            enough = self._mean_of(acceptance) > _ACCEPTANCE
+            enough = self._mean_of(acceptance) > self.acceptance
             if grows is None:
                 grows = enough
             if enough is not grows or (grows and self.step_size > _LENGTH):
@@ -322,7 +333,7 @@ class ManyChains:
             path.energy[:, i] = np.where(taken, new_energy, energy)
             path.points[:, i], path.logp[:, i] = self.x, self.lp
             if adapting:
-                away = self._mean_of(acceptance) - _ACCEPTANCE
+                away = self._mean_of(acceptance) - self.acceptance
                 self.step_size *= float(np.exp(_FOLLOWS * away))
                 stuck = acceptance < _STUCK
                 self._own = np.minimum(self._own * np.where(stuck, _SHRINK, _GROW), 1.0)

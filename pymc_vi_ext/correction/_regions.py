@@ -165,6 +165,12 @@ class Regions:
         nearest: np.ndarray = np.min(distances, axis=0)
         return nearest
 
+    def joined(self, others: Regions) -> Regions:
+        """Return these and those of the others whose mean is in none of them."""
+        means = np.stack([region.mean for region in others.regions])
+        more = [others.regions[k] for k in np.flatnonzero(self.reach_of(means) > 1)]
+        return Regions([*self.regions, *more], np.append(self.weights, np.zeros(len(more))))
+
     def of_draws(self, points: np.ndarray, dense: bool) -> Regions:
         """Return the same regions by the points (n, d) in them now; a deserted one stays."""
         nearest = self.nearest(points)

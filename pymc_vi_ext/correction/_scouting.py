@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pymc as pm
 
-from pymc_vi_ext.correction._hmc import ManyChains
+from pymc_vi_ext.correction._hmc import ACCEPTANCE, ManyChains
 from pymc_vi_ext.correction._regions import Regions
 from pymc_vi_ext.interrupts import check
 from pymc_vi_ext.modes import prior_points
@@ -82,7 +82,7 @@ def look_elsewhere(
     some = draws[rng.integers(len(draws), size=chains.chains)]
     usual = float(np.median(chains.log_density(some)))
     sd = np.maximum(sd, 1e-300)
-
+    chains.acceptance = ACCEPTANCE
     half = chains.chains // 2
     far, rising = _far_points(model, some[:half], sd, rng), _rising(chains, mean, sd, rng)
     if len(rising):

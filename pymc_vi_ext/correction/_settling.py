@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pymc_vi_ext.correction._hmc import ManyChains, Path
+from pymc_vi_ext.correction._hmc import ACCEPTANCE, ManyChains, Path
 from pymc_vi_ext.correction._regions import Regions, regions_of
 from pymc_vi_ext.diagnostics.chains import (
     SETTLED_ESS,
     SETTLED_MEANS,
     SETTLED_RHAT,
+    SETTLED_SD_ERROR,
     SETTLED_SDS,
 )
 from pymc_vi_ext.upstream import array_stats
@@ -25,11 +27,17 @@ _MOST_NUMBERS = 40_000_000
 # Where a standard deviation is this many times another than before, a stretch is no test of
 # anything: the next has its metric, and is no longer. So often, at most.
 _OTHER_SCALE, _MOST_REPEATS = 2.0, 30
+# How many stretches follow on chains that have settled while standard deviations are not known
+# well: a chain may still come back from far, or the tails are heavy.
+_MOST_MORE = 2
 # A larger one has no end.
 _NO_END = 1e50
 # From this length on chains are asked whether they are in several regions, where nested R-hat is
 # above that.
 _LONG_ENOUGH, _APART = 40, 1.02
+# From it on too, a larger part of transitions that diverge is one of narrow places, where single
+# chains are held fast unless steps are short: they aim at this acceptance then.
+_NARROW, _CAREFUL = 0.002, 0.96
 # Transitions after which chains that begin in other regions tell where these are.
 _EXPLORING = 80
 
@@ -52,6 +60,9 @@ class Settled:
         difference; infinite where there is none.
     ess : float
         Smallest bulk effective sample size of all coordinates.
+    sd_error : float
+        Largest standard error of the logarithm of a standard deviation of the variables, which are
+        what the coordinates stand for; infinite where it has not been asked for.
     transitions : int
         Of each chain, in all.
     regions : Regions or None
@@ -64,6 +75,7 @@ class Settled:
     moved: float
     spread: float
     ess: float
+    sd_error: float
     transitions: int
     regions: Regions | None
 
@@ -75,7 +87,7 @@ class Settled:
 
     @property
     def settled(self) -> bool:
-        """Whether all four are as they have to be."""
+        """Whether the coordinates are as they have to be."""
         still = self.moved < SETTLED_MEANS and self.spread < SETTLED_SDS
         return still and self.rhat < SETTLED_RHAT and self.ess > SETTLED_ESS
 
@@ -85,6 +97,7 @@ def settle(
     starts: np.ndarray,
     superchain: np.ndarray,
     scales: np.ndarray,
+    sd_error: Callable[[Path], float],
     rng: np.random.Generator,
     until: float = np.inf,
     regions: Regions | None = None,
@@ -93,7 +106,7 @@ def settle(
 
     In the first half of a stretch the step size adapts. The second is what is looked at, and its
     covariance the metric of the next. Where chains stay in several regions they jump between them
-    from then on, and the metric is that within regions.
+    as long as they can, and the metric is that within regions.
 
     Parameters
     ----------
@@ -103,6 +116,8 @@ def settle(
     superchain : array of int of shape (chains,)
     scales : array of shape (n, d)
         Points whose covariance is the first metric.
+    sd_error : callable
+        Gives that of :class:`Settled` for a path.
     rng : numpy.random.Generator
     until : float
         ``time.perf_counter()`` at which no other stretch begins.
@@ -115,12 +130,13 @@ def settle(
     Carlo when running many short chains. Bayesian Analysis. https://arxiv.org/abs/2110.13017
     """
     chains.adapt_to(scales)
+    chains.acceptance = ACCEPTANCE
     chains.begin(starts)
     chains.find_step_size(rng)
     longest = min(_LONGEST, _MOST_NUMBERS // starts.size)
     before: _Moments | None = None
     found: Settled | None = None
-    transitions, length, repeats = 0, _FIRST, 0
+    transitions, length, repeats, more = 0, _FIRST, 0, _MOST_MORE
     while True:
         first = chains.run(length // 2, rng, until, regions=regions)
         path = chains.run(length - length // 2, rng, until, regions=regions, adapting=False)
@@ -136,20 +152,28 @@ def settle(
             return replace(found, spread=np.inf, transitions=transitions)
         moved, spread = (np.inf, np.inf) if before is None else now.moved_from(before)
         rhat, ess = _rhat(path, superchain), float(now.ess.min())
-        found = Settled(path, superchain, rhat, moved, spread, ess, transitions, regions)
-        if found.settled or late or 2 * length > longest:
-            return found
+        found = Settled(path, superchain, rhat, moved, spread, ess, np.inf, transitions, regions)
+        last = late or 2 * length > longest
+        if found.settled or last:
+            found = replace(found, sd_error=sd_error(path))
+            if last or more == 0 or found.sd_error < SETTLED_SD_ERROR:
+                return found
+            more -= 1
         rescaled = before is None or _largest(now.scaled_from(before)) > np.log(_OTHER_SCALE)
         before, here = now, chains.x
-        if regions is not None:
+        if regions is not None and path.jumps.any():
             regions = regions.of_draws(pooled, chains.dense)
-        elif length >= _LONG_ENOUGH and rhat > _APART:
-            seen = regions_of(path.points, chains.dense, rng)
-            regions = seen if len(seen) > 1 else None
+        else:
+            apart = length >= _LONG_ENOUGH and rhat > _APART
+            regions = regions_of(path.points, chains.dense, rng) if apart else None
+            regions = regions if regions is not None and len(regions) > 1 else None
         chains.adapt_to(pooled if regions is None else regions.centred(pooled))
         chains.begin(here)
+        if length >= _LONG_ENOUGH and path.diverging.mean() > _NARROW:
+            chains.acceptance = _CAREFUL
         if rescaled and repeats < _MOST_REPEATS:
             repeats += 1
+            chains.find_step_size(rng)
         else:
             length *= 2
 
@@ -160,9 +184,10 @@ def settle_again(
     regions: Regions,
     elsewhere: np.ndarray,
     superchain: np.ndarray,
+    sd_error: Callable[[Path], float],
     rng: np.random.Generator,
     until: float = np.inf,
-) -> Settled:
+) -> tuple[Settled, Regions]:
     """Settle with half of the chains begun where there is other mass than is known.
 
     Parameters
@@ -176,8 +201,15 @@ def settle_again(
     elsewhere : array of shape (m, d)
         Points that are in none of them.
     superchain : array of int of shape (chains,)
+    sd_error : callable
     rng : numpy.random.Generator
     until : float
+
+    Returns
+    -------
+    settled : Settled
+    seen : Regions
+        All that the chains were in when they began, and those known before.
     """
     groups = superchain.max() + 1
     there = elsewhere[rng.choice(len(elsewhere), groups // 2, replace=len(elsewhere) < groups // 2)]
@@ -187,24 +219,12 @@ def settle_again(
     chains.run(_EXPLORING, rng, until)
     path = chains.run(_EXPLORING, rng, until, adapting=False)
     seen = regions_of(path.points, chains.dense, rng)
-    # One that no chain is in now is known all the same.
-    means = np.stack([region.mean for region in regions.regions])
-    missing = seen.reach_of(means) > 1
-    kept = [region for region, lost in zip(regions.regions, missing, strict=True) if lost]
-    weights = np.concatenate([seen.weights, np.zeros(len(kept))])
-    seen = Regions([*seen.regions, *kept], weights)
+    seen = seen.joined(regions)
     # Chains that begin together begin where one of them is now.
     _, first = np.unique(superchain, return_index=True)
     scales = seen.centred(chains.x)
-    return settle(
-        chains,
-        chains.x[first][superchain],
-        superchain,
-        scales,
-        rng,
-        until,
-        seen if len(seen) > 1 else None,
-    )
+    starts, several = chains.x[first][superchain], seen if len(seen) > 1 else None
+    return settle(chains, starts, superchain, scales, sd_error, rng, until, several), seen
 
 
 def _rhat(path: Path, superchain: np.ndarray) -> float:

@@ -8,8 +8,10 @@ import numpy as np
 import xarray as xr
 
 # What short chains have settled by: nested R-hat; by how much pooled means move from one stretch to
-# the next, in standard deviations, and logarithms of standard deviations; effective draws.
+# the next, in standard deviations, and logarithms of standard deviations; effective draws; standard
+# errors of logarithms of standard deviations.
 SETTLED_RHAT, SETTLED_MEANS, SETTLED_SDS, SETTLED_ESS = 1.01, 0.05, 0.07, 1_000
+SETTLED_SD_ERROR = 0.05
 # What approximations give of each draw; a sampler adds statistics of its transitions.
 _OF_A_DRAW = {"lp", "log_q"}
 
@@ -74,6 +76,38 @@ def divergences(dt: xr.DataTree) -> int:
     """Return the number of divergent transitions after tuning; 0 if not recorded."""
     stats = dt.children.get("sample_stats")
     return int(stats["diverging"].sum()) if stats is not None and "diverging" in stats else 0
+
+
+def log_sd_error(draws: np.ndarray) -> float:
+    r"""Return the largest standard error of the logarithms of standard deviations.
+
+    By how much the chains differ in their mean squares about the common mean, :math:`q_c`:
+    :math:`\operatorname{sd}(q_c) / (2 \sqrt C \, \bar q)`. R-hat and effective draws go by ranks,
+    and do not see what a few far draws do to a standard deviation; this does.
+
+    Parameters
+    ----------
+    draws : array of shape (chains, n, ...)
+
+    Returns
+    -------
+    float
+        0 where all draws are the same; infinite if one is infinite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymc_vi_ext.diagnostics.chains import log_sd_error
+    >>> draws = np.random.default_rng(1).normal(size=(64, 100))
+    >>> abs(log_sd_error(draws) - 1 / np.sqrt(2 * 6_400)) < 0.002
+    True
+    """
+    chains = len(draws)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.mean((draws - draws.mean(axis=(0, 1))) ** 2, axis=1).reshape(chains, -1)
+        mean = squares.mean(axis=0)
+        errors = squares.std(axis=0, ddof=1) / (2 * np.sqrt(chains) * np.where(mean > 0, mean, 1))
+    return float(np.max(np.where(np.isnan(errors), np.inf, errors), initial=0.0))
 
 
 def _extreme(

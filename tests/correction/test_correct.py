@@ -146,11 +146,34 @@ def far_apart():
     return model
 
 
-@pytest.mark.parametrize("build", [lambda: vix.zoo.build("mixture"), far_apart, labels])
-def test_modes_that_the_fit_has_not_seen_are_found(build):
-    approx = fitted(build())
-    tree = vix.correct(approx, max_seconds=60, random_seed=1)
-    assert tree.attrs["verdict"] == "FAIL"
+# Weights w of modes that are (m, s) each have the mean w.m and the variance w.(s^2 + m^2) - mean^2.
+FAR_MEAN, FAR_SD = np.full(10, 0.0), np.full(10, np.sqrt(0.3 + 0.7 * 0.25))
+FAR_MEAN[0], FAR_SD[0] = 4.2, np.sqrt(0.3 + 0.7 * 0.25 + 0.3 * 0.7 * 6**2)
+
+
+@pytest.mark.parametrize(
+    ("build", "mean", "sd"),
+    [
+        (lambda: vix.zoo.build("mixture"), 0.34, np.sqrt(0.01 + 0.2 * 0.8 * 0.8**2)),
+        (far_apart, FAR_MEAN, FAR_SD),
+    ],
+)
+def test_modes_that_the_fit_has_not_seen_are_weighed(build, mean, sd):
+    tree = vix.correct(fitted(build()), max_seconds=60, random_seed=1)
+    assert tree.attrs["verdict"] == "PASS"
+    assert tree.attrs["regions"] == 2
+    assert tree.attrs["jumps"] > 1
+    assert_exact(tree, "x", mean, sd)
+
+
+def test_labels_change_places():
+    tree = vix.correct(fitted(labels()), max_seconds=100, random_seed=1)
+    assert tree.attrs["verdict"] == "PASS"
+    assert tree.attrs["regions"] == 6
+    # What the components are is the same for all.
+    mu = tree.posterior["mu"].to_numpy().reshape(-1, 3)
+    assert_exact(tree, "mu", mu.mean(), mu.std())
+    assert_exact(tree, "w", 1 / 3, tree.posterior["w"].to_numpy().std())
 
 
 def test_out_of_time(mean_field):
