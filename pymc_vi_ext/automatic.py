@@ -44,7 +44,7 @@ def fit_automatically(
     max_seconds: float,
     started: float,
 ) -> Approximation:
-    """Fit, correct, judge; and again from another fit, until a verdict is PASS or time is up.
+    """Fit, correct, judge; and again from another fit, while a verdict is FAIL and time is left.
 
     Parameters
     ----------
@@ -98,7 +98,8 @@ def fit_automatically(
         if best is None or found.verdict.rank < best.report.verdict.rank:
             best = Empirical(tree, model=model, random_seed=random_seed)
             best.hist, best.report = fitted.hist, _judged(fitted.report, how, found)
-        if found.verdict is Verdict.PASS or time.perf_counter() > started + max_seconds:
+        if found.verdict is not Verdict.FAIL or time.perf_counter() > started + max_seconds:
+            # What is near already gets no nearer from elsewhere.
             break
     assert best is not None
     report: FitReport = best.report
