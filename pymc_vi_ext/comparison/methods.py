@@ -1,7 +1,8 @@
 """What a comparison can run: every method of :func:`pymc_vi_ext.fit`, and samplers.
 
-A variational method is what ``fit`` makes of its name, with the same options and defaults. A
-sampler is one row of :data:`SAMPLERS`: its options and the function that runs it.
+A variational method is what ``fit`` makes of its name, with the same options and defaults, and
+perhaps ``correct`` of that. A sampler is one row of :data:`SAMPLERS`: its options and the function
+that runs it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,25 @@ class NutsOptions(Options):
     tune: int = option(1000, "Tuning transitions of a chain, discarded.", ge=1)
     chains: int = option(4, "Number of chains.", ge=1)
     target_accept: float = option(0.8, "Acceptance rate the step size is tuned to.", gt=0, lt=1)
+
+
+@dataclass(frozen=True)
+class CorrectionOptions(Options):
+    """Whether a fit is where a method ends."""
+
+    correct: bool = option(
+        False, "Whether weights or short chains go on from the fit to the posterior."
+    )
+
+
+@dataclass(frozen=True)
+class AutoOptions(Options):
+    """Options of ``method="auto"``."""
+
+    max_seconds: float = option(120.0, "Seconds after which it ends with its best draws.", gt=0)
+    backend: Literal["auto", "jax", "numba", "c"] = option(
+        "auto", "What runs fits and chains; auto is JAX, or numba where JAX lacks an Op."
+    )
 
 
 class Run(Protocol):
@@ -104,7 +124,7 @@ class Runnable:
 
 def runnable_names() -> tuple[str, ...]:
     """Return the names of all that a comparison can run."""
-    return (*SAMPLERS, *_methods())
+    return (*SAMPLERS, "auto", *_methods())
 
 
 def _methods() -> dict[str, type[Method]]:
@@ -124,10 +144,12 @@ def runnable(name: str) -> Runnable:
     """
     if name in SAMPLERS:
         return SAMPLERS[name]
+    if name == "auto":
+        return Runnable((AutoOptions,), _run_fit)
     if name not in _methods():
         raise UnknownNameError("method", name, runnable_names())
     method = _methods()[name]
-    return Runnable((method.FitOptions, method.Options), _run_fit)
+    return Runnable((method.FitOptions, method.Options, CorrectionOptions), _run_fit)
 
 
 @dataclass(frozen=True)
@@ -291,17 +313,21 @@ def _run_fit(
     seed: int,
     progressbar: bool,
 ) -> dict[str, Any]:
+    from pymc_vi_ext.approximations.empirical import Empirical
+    from pymc_vi_ext.correction import correct
     from pymc_vi_ext.fitting import fit
     from pymc_vi_ext.results import StopReason, to_datatree
 
-    own = _methods()[name].Options.names()
+    own = () if name == "auto" else _methods()[name].Options.names()
+    options = dict(options)
+    corrected = options.pop("correct", False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         approx = fit(
             method=name,
             model=model,
             random_seed=seed,
-            inf_kwargs={key: value for key, value in options.items() if key in own},
+            inf_kwargs={key: value for key, value in options.items() if key in own} or None,
             progressbar=progressbar,
             **{key: value for key, value in options.items() if key not in own},
         )
@@ -310,7 +336,13 @@ def _run_fit(
     interrupted = report.stop_reason is StopReason.INTERRUPTED
     try:
         with allowed():
-            datatree = to_datatree(approx, draws=draws, random_seed=seed)
+            # What "auto" returns is made of draws, whose chains are kept apart.
+            if isinstance(approx, Empirical) and approx.draws is not None:
+                datatree = approx.draws
+            elif corrected:
+                datatree = correct(approx, draws, random_seed=seed)
+            else:
+                datatree = to_datatree(approx, draws=draws, random_seed=seed)
     except KeyboardInterrupt:
         interrupted, datatree = True, None
     return {

@@ -161,7 +161,7 @@ def compare(
     Warns
     -----
     ReferenceWarning
-        If the reference failed, or has an R-hat above 1.01.
+        If the reference failed, has an R-hat above 1.01, or a verdict other than PASS.
 
     Examples
     --------
@@ -310,7 +310,7 @@ def summarise(results: Sequence[MethodResult], reference: str | xr.DataTree | No
     Warns
     -----
     ReferenceWarning
-        If the reference failed, or has an R-hat above 1.01.
+        If the reference failed, has an R-hat above 1.01, or a verdict other than PASS.
     """
     import pandas as pd
 
@@ -328,7 +328,10 @@ def summarise(results: Sequence[MethodResult], reference: str | xr.DataTree | No
         label = "reference" if reference is not None else ""
     # Particles and draws of an approximation come as one chain, which has no R-hat.
     rhat = rhat_max(datatree) if datatree is not None else float("nan")
-    if rhat > RHAT_LIMIT:
+    verdict = "" if datatree is None else datatree.attrs.get("verdict", "")
+    if verdict not in ("", "PASS"):
+        problem = f"its verdict is {verdict}"
+    elif rhat > RHAT_LIMIT:
         problem = f"R-hat {rhat:.2f} > {RHAT_LIMIT}, its chains disagree"
     if problem:
         warn(
@@ -370,6 +373,9 @@ def _note(
     if count := divergences(result.datatree):
         notes.append(f"{count} divergences")
     # The first sentence; the others are advice.
+    verdict = result.datatree.attrs.get("verdict")
+    if verdict and not any(warning.startswith(verdict) for warning in result.warnings):
+        notes.append(verdict)
     notes += [warning.partition(". ")[0].removesuffix(".") for warning in result.warnings]
     if gaps := _not_finite(result.datatree):
         notes.append(f"not finite: draws of {', '.join(gaps)}")

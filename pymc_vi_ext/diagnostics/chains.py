@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import xarray as xr
@@ -34,12 +35,13 @@ def is_sampled(dt: xr.DataTree) -> bool:
 
 
 def rhat_max(dt: xr.DataTree) -> float:
-    """Largest rank-normalised R-hat of all elements.
+    """Largest rank-normalised R-hat of all elements; nested R-hat of chains that began together.
 
     Parameters
     ----------
     dt : xarray.DataTree
-        With a ``/posterior`` of dims (chain, draw, ...).
+        With a ``/posterior`` of dims (chain, draw, ...); its coordinate ``superchain`` says which
+        chains began together, if some did.
 
     Returns
     -------
@@ -51,7 +53,10 @@ def rhat_max(dt: xr.DataTree) -> float:
 
     if dt["posterior"].sizes["chain"] < 2:
         return float("nan")
-    return _extreme(dt, arviz_stats.rhat, np.nanmax)
+    if "superchain" not in dt["posterior"].coords:
+        return _extreme(dt, arviz_stats.rhat, np.nanmax)
+    groups = dt["posterior"]["superchain"].to_numpy()
+    return _extreme(dt, partial(arviz_stats.rhat_nested, superchain_ids=groups), np.nanmax)
 
 
 def ess_min(dt: xr.DataTree) -> float:

@@ -264,3 +264,30 @@ def test_importing_the_comparison_stays_light():
     code = f"import sys; from pymc_vi_ext import {modules}; print(*({heavy} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert run.stdout.split() == []
+
+
+@pytest.fixture(scope="module")
+def bimodal():
+    methods = ["auto", {"name": "advi", "correct": True}, {"name": "advi", "label": "alone"}]
+    return compare(zoo.build("mixture"), methods, reference="auto")
+
+
+def test_chains_that_jump_are_a_reference(bimodal):
+    """.2 N(-.3, .1) + .8 N(.5, .1): chains from two fits agree; the fit alone does not."""
+    table = bimodal.table.droplevel("seed")
+    assert bimodal.reference.attrs["verdict"] == "PASS"
+    assert abs(float(bimodal.reference["posterior"]["x"].mean()) - 0.34) < 4 * 0.335 / np.sqrt(
+        1_000
+    )
+    assert table.loc["advi", "note"] == "PASS"
+    # Both are worth 1,000 draws at least.
+    assert table.loc["advi", "compare/mean_error_sd_max"] < 4 * np.sqrt(2 / 1_000)
+    assert table.loc["advi", "diag/rhat_max"] < 1.01
+    assert table.loc["alone", "compare/mean_error_sd_max"] > 0.3
+
+
+def test_a_reference_that_is_no_pass_is_called_out(bimodal):
+    reference = bimodal.reference.copy()
+    reference.attrs["verdict"] = "WARN"
+    with pytest.warns(ReferenceWarning, match="its verdict is WARN"):
+        summarise(bimodal.results, reference)

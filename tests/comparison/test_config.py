@@ -55,7 +55,8 @@ NUTS = "methods: [{name: nuts}]\n"
         (
             HEAD + "methods: [{name: nuts}, {name: svgd, n_particle: 3}]",
             "methods[1].n_particle: unknown key; known keys: name, label, n, convergence, backend, "
-            "obj_n_mc, learning_rate, n_particles, jitter, kernel, preconditioner, temperature.",
+            "obj_n_mc, learning_rate, n_particles, jitter, kernel, preconditioner, temperature, "
+            "correct.",
         ),
         (
             HEAD + NUTS + "draw: 3",
@@ -66,7 +67,7 @@ NUTS = "methods: [{name: nuts}]\n"
             HEAD + "methods: [{name: nutz}]",
             "methods[0].name: unknown method 'nutz'; known: " + ", ".join(runnable_names()) + ".",
         ),
-        (HEAD + "methods: [{n: 3}]", "methods[0].name: this key is required; one of nuts, advi"),
+        (HEAD + "methods: [{n: 3}]", "methods[0].name: this key is required; one of nuts, auto"),
         (HEAD + "methods: [nuts]", "methods[0]: needs keys, such as `- name: nuts`, not 'nuts'."),
         (
             HEAD + "methods: [{name: nuts, sampler: stan}]",

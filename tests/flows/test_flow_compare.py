@@ -140,7 +140,7 @@ def test_the_flows_name_no_backend():
 def test_validate_says_what_would_run(tmp_path):
     run = flows("validate", ROOT / "configs" / "mixture.yaml", cwd=tmp_path)
     assert run.returncode == 0
-    assert run.stdout.endswith("mixture.yaml is valid: 3 runs on mixture (x).\n")
+    assert run.stdout.endswith("mixture.yaml is valid: 4 runs on mixture (x).\n")
 
 
 @pytest.mark.parametrize(
