@@ -17,6 +17,7 @@ from pymc_vi_ext.approximations.empirical import Empirical
 from pymc_vi_ext.callbacks import WallTime
 from pymc_vi_ext.correction import correct
 from pymc_vi_ext.diagnostics.verdict import Diagnosis, Verdict
+from pymc_vi_ext.errors import NoDensityError
 from pymc_vi_ext.minibatches import has_minibatches
 from pymc_vi_ext.results import FitReport, Rung, StopReason, Timings
 from pymc_vi_ext.session import mark_interrupted
@@ -77,17 +78,17 @@ def fit_automatically(
     rungs: list[Rung] = []
     best: Empirical | None = None
     for name in names:
-        began = time.perf_counter()
+        doing, began = name, time.perf_counter()
         try:
             fitted = fit_by(name, [WallTime(_OF_FIT * left(), every=_LOOKS[name])])
-        except (ArithmeticError, NotImplementedError) as error:
-            rungs.append(Rung(name, time.perf_counter() - began, str(error)))
+            rungs.append(Rung(name, time.perf_counter() - began, fitted.report.evidence))
+            doing, began = "correct", time.perf_counter()
+            tree = _corrected(fitted, left(), random_seed, backend)
+        except (ArithmeticError, NotImplementedError, NoDensityError) as error:
+            rungs.append(Rung(doing, time.perf_counter() - began, str(error)))
             if name == names[-1] and best is None:
                 raise
             continue
-        rungs.append(Rung(name, time.perf_counter() - began, fitted.report.evidence))
-        began = time.perf_counter()
-        tree = _corrected(fitted, left(), random_seed, backend)
         if tree is None:
             best = best or fitted
             mark_interrupted(best, f"on the way from {name} to the posterior")

@@ -31,6 +31,10 @@ class NoGradientError(NotImplementedError):
     """A log density has no gradient, for which there are samplers and no variational inference."""
 
 
+class NoDensityError(ValueError):
+    """No draw of an approximation is where the model has a density: nothing can begin there."""
+
+
 class LostGradientError(ArithmeticError):
     """A compiled step follows another gradient than that of the model's log density."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ import pymc as pm
 from pymc.variational.opvi import Approximation
 from xarray import DataTree
 
+from pymc_vi_ext.approximations.empirical import Empirical
 from pymc_vi_ext.diagnostics.verdict import Diagnosis, Verdict
 from pymc_vi_ext.draws import as_datatree, draw
+from pymc_vi_ext.minibatches import has_minibatches, on_all_data
 
 
 class StopReason(enum.Enum):
@@ -194,7 +197,7 @@ def to_datatree(
     random_seed : int, optional
         The same seed gives the same draws, in whatever thread.
     log_likelihood : bool
-        Whether to add the pointwise log likelihood (for LOO).
+        Whether to add the pointwise log likelihood (for LOO), of all rows behind minibatches.
 
     Returns
     -------
@@ -206,6 +209,10 @@ def to_datatree(
         Particle approximations have no density, so no ``log_q``. With ``pm.Minibatch`` the ``lp``
         is that of all data. ``observed_data`` and ``constant_data`` as
         :func:`pymc.sample` gives them.
+
+        Attributes, where there is a report: ``approximation``, ``stop_reason``, ``evidence``,
+        ``backend``, ``steps``, ``fit_seconds``, ``seed`` (-1 if none was given), ``versions`` (as
+        JSON), and of ``method="auto"`` its ``verdict``.
 
     Raises
     ------
@@ -234,6 +241,31 @@ def to_datatree(
         {name: values[None] for name, values in drawn.values.items()},
         {name: values[None] for name, values in drawn.statistics.items()},
     )
+    tree.attrs |= _described(approx)
     if log_likelihood:
-        pm.compute_log_likelihood(tree, model=approx.model, progressbar=False)
+        # Of minibatches the terms are scaled, and those of other rows at each draw.
+        batched = has_minibatches(approx.model)
+        model = on_all_data(approx.model) if batched else approx.model
+        pm.compute_log_likelihood(tree, model=model, progressbar=False)
     return tree
+
+
+def _described(approx: Approximation) -> dict[str, str | int | float]:
+    """Return what a report says, as netCDF can hold it."""
+    report: FitReport | None = vars(approx).get("report")
+    if report is None:
+        return {}
+    described: dict[str, str | int | float] = {
+        "approximation": type(approx).__name__,
+        "stop_reason": report.stop_reason.value,
+        "evidence": report.evidence,
+        "backend": report.backend,
+        "steps": report.steps,
+        "fit_seconds": report.timings.total_s,
+        "seed": -1 if report.seed is None else int(report.seed),
+        "versions": json.dumps(dict(report.versions)),
+    }
+    # A correction of a fit judges its own draws, and not those of the fit.
+    if isinstance(approx, Empirical) and report.verdict is not None:
+        described["verdict"] = report.verdict.value
+    return described

@@ -1,10 +1,13 @@
 """to_datatree: values, names, log densities."""
 
+import json
+
 import numpy as np
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 import pytest
+import xarray as xr
 
 from model_table import MODELS, X, Y, Z
 from scipy import stats
@@ -153,6 +156,27 @@ def test_log_likelihood():
     exact = stats.norm.logpdf(Y, tree.posterior["mu"].values[..., None], 1.0)
     assert exact.shape == (1, 5, 10)
     np.testing.assert_allclose(tree.log_likelihood["y"].values, exact)
+
+
+def test_log_likelihood_of_all_rows_behind_minibatches():
+    tree = vix.to_datatree(fitted("minibatch"), draws=5, random_seed=1, log_likelihood=True)
+    exact = stats.norm.logpdf(Z, tree.posterior["b"].values @ X.T, 0.3)
+    np.testing.assert_allclose(tree.log_likelihood["y"].values, exact)
+
+
+def test_attributes_say_what_made_the_draws(tmp_path):
+    approx = fitted("conjugate")
+    tree = vix.to_datatree(approx, draws=5, random_seed=1)
+    assert tree.attrs["stop_reason"] == "completed"
+    assert tree.attrs["steps"] == 20
+    assert tree.attrs["seed"] == 1
+    assert "pymc" in json.loads(tree.attrs["versions"])
+    assert "verdict" not in tree.attrs
+    tree.to_netcdf(tmp_path / "draws.nc")
+    loaded = xr.open_datatree(tmp_path / "draws.nc")
+    assert loaded.attrs == tree.attrs
+    xr.testing.assert_equal(loaded, tree)
+    loaded.close()
 
 
 def test_pymc_fit_works_too():

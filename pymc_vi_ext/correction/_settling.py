@@ -144,7 +144,7 @@ def settle(
         late = time.perf_counter() > until
         if late and found is not None:
             # A stretch that was cut short says less than the one before.
-            return replace(found, transitions=transitions)
+            return replace(found, sd_error=sd_error(found.path), transitions=transitions)
         pooled = path.points.reshape(-1, chains.d)
         now = _Moments.of(path)
         if found is not None and not now.sd.max() < _NO_END:

@@ -31,6 +31,7 @@ from pymc_vi_ext.draws import (
     values_of,
 )
 from pymc_vi_ext.engine.density import LogDensity
+from pymc_vi_ext.errors import NoDensityError
 from pymc_vi_ext.minibatches import has_minibatches, on_all_data
 from pymc_vi_ext.options import positive, whole_number
 from pymc_vi_ext.results import FitReport
@@ -115,7 +116,9 @@ def correct(
     Raises
     ------
     ValueError
-        If an argument is out of its range, or no draw of the approximation has a finite density.
+        If an argument is out of its range.
+    NoDensityError
+        A ValueError, if no draw of the approximation has a finite density.
 
     References
     ----------
@@ -154,8 +157,12 @@ def correct(
     rng = np.random.default_rng(random_seed)
     looked = max(FEWEST_DRAWS, affordable_draws(approx, _DRAWS))
     drawn = draw(approx, looked, int(rng.integers(2**31)))
-    if not np.isfinite(drawn.statistics["lp"]).any():
-        raise ValueError(
+    # A flat density is finite where a draw is no number.
+    usable = drawn.points[
+        np.isfinite(drawn.statistics["lp"]) & np.isfinite(drawn.points).all(axis=1)
+    ]
+    if not len(usable):
+        raise NoDensityError(
             "No draw of the approximation has a finite log density: nothing can begin there."
         )
     model = on_all_data(approx.model) if has_minibatches(approx.model) else approx.model
@@ -172,7 +179,6 @@ def correct(
 
     settled: Settled | None = None
     if weights is None:
-        usable = drawn.points[np.isfinite(drawn.statistics["lp"])]
         groups = count // _PER_SUPERCHAIN
         chosen = rng.choice(len(usable), groups, replace=len(usable) < groups)
         settled = settle(
