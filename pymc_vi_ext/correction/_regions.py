@@ -19,6 +19,9 @@ _BLOCK, _MOST_BLOCKS = 10, 1_000
 # nearer than so many of their own: two equal Gaussians have a valley between from 2 on, and chains
 # cross it with ease until 4 or so.
 _DIRECTIONS, _NEAR, _VALLEY = 5, 5.0, 4.5
+# Groups before those without a valley between are joined; and what counts as no spread, and as no
+# unit, of a block.
+_MOST_GROUPS, _NO_SPREAD, _NO_UNIT = 50, 1e-9, 1e12
 # What holds less than this part of the blocks is a chain that is held fast, and no region.
 _LEAST_SHARE = 0.03
 # Further from the mean than so many standard deviations in a coordinate, and than 1.5 times the
@@ -206,10 +209,19 @@ def regions_of(paths: np.ndarray, dense: bool, rng: np.random.Generator) -> Regi
     means = blocks.mean(axis=1)
     covered = Region.of((blocks - means[:, None]).reshape(-1, d), dense)
     centre = means.mean(axis=0)
-    _, _, directions = np.linalg.svd(covered.standardised(means - centre), full_matrices=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        apart = covered.standardised(means - centre)
+        reach = np.max(abs(apart))
+    if not reach < _NO_UNIT:
+        # No chain has moved: there is nothing to measure distances by.
+        return Regions([Region.of(paths.reshape(-1, d), dense)], np.ones(1))
+    _, _, directions = np.linalg.svd(apart, full_matrices=False)
     seen = covered.standardised(blocks.reshape(-1, d) - centre) @ directions[:_DIRECTIONS].T
     seen = seen.reshape(len(blocks), length, -1)
-    number = fcluster(linkage(seen.mean(axis=1), "average"), _NEAR, "distance")
+    tree = linkage(seen.mean(axis=1), "average")
+    number = fcluster(tree, _NEAR, "distance")
+    if number.max() > _MOST_GROUPS:
+        number = fcluster(tree, _MOST_GROUPS, "maxclust")
     groups = [np.flatnonzero(number == k) for k in np.unique(number)]
     while (pair := _without_valley([seen[group] for group in groups])) is not None:
         one, other = (groups[i] for i in pair)
@@ -233,6 +245,8 @@ def _without_valley(groups: list[np.ndarray]) -> tuple[int, int] | None:
     one, other = np.triu_indices(len(groups), 1)
     away = means[one] - means[other]
     shared = (covariances[one] + covariances[other]) / 2
+    # Groups that have not moved are apart by as much as you like.
+    shared = shared + _NO_SPREAD * np.eye(means.shape[1])
     distances = np.sqrt(np.sum(away * np.linalg.solve(shared, away[..., None])[..., 0], axis=1))
     nearest = int(np.argmin(distances))
     return None if distances[nearest] > _VALLEY else (int(one[nearest]), int(other[nearest]))

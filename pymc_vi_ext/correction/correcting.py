@@ -320,7 +320,9 @@ def _with_length(
     there = path.points.shape[1]
     if there >= n:
         return path.evenly(n)
+    # Scouts have left them elsewhere, with other steps.
     chains.begin(path.points[:, -1])
+    chains.find_step_size(rng)
     more = chains.run(n - there, rng, until, regions=settled.regions, adapting=False)
     return path.followed_by(more)
 

@@ -40,6 +40,18 @@ def test_a_chain_that_is_held_fast_is_no_region():
     assert len(regions_of(paths, True, np.random.default_rng(1))) == 1
 
 
+def test_chains_that_do_not_move_are_one_region():
+    paths = np.repeat(np.random.default_rng(1).normal(size=(16, 1, 3)), 40, axis=1)
+    assert len(regions_of(paths, True, np.random.default_rng(1))) == 1
+
+
+def test_some_chains_that_do_not_move():
+    paths = paths_around(np.zeros(64))
+    paths[:16] = 50.0
+    paths[16:32] = 90.0
+    assert len(regions_of(paths, True, np.random.default_rng(1))) == 3
+
+
 @pytest.mark.parametrize("dense", [True, False])
 def test_standardised_and_back(dense):
     rng = np.random.default_rng(1)
