@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pymc as pm
 
-from pymc_vi_ext.correction._hmc import ACCEPTANCE, ManyChains
+from pymc_vi_ext.correction._hmc import ACCEPTANCE, ManyChains, Path
 from pymc_vi_ext.correction._regions import Regions
 from pymc_vi_ext.interrupts import check
 from pymc_vi_ext.modes import prior_points
@@ -28,6 +28,8 @@ _MOST_NUMBERS = 20_000_000
 _SCATTER = 10.0
 # One that stays elsewhere is no nearer after the last transitions than this part of before.
 _STAYS = 0.9
+# Nats that the logarithm of its mass may be below that of the draws, by Gaussians.
+_NEGLIGIBLE = 10.0
 # Nats below the draws' usual log density that a place may be and still hold mass worth a word.
 _LOW = 20.0
 
@@ -100,16 +102,30 @@ def look_elsewhere(
     for transitions in _TRANSITIONS:
         before = regions.reach_of(chains.x)
         chains.find_step_size(rng)
-        chains.run(transitions, rng, until)
+        path = chains.run(transitions, rng, until)
         if time.perf_counter() > until:
             return Elsewhere(0, draws[:0])
         reach = regions.reach_of(chains.x)
         found = (reach > 1) & (chains.lp > usual - _LOW)
-        # After many transitions one that is still nearing is on its way back, as down a ridge.
-        found &= (transitions < _TRANSITIONS[-1]) | (reach > _STAYS * before)
+        if transitions == _TRANSITIONS[-1]:
+            # One that is still nearing is on its way back, as down a ridge.
+            found &= reach > _STAYS * before
+            largest = regions.regions[int(np.argmax(regions.weights))]
+            found &= _log_mass(path) > usual + largest.log_volume - _NEGLIGIBLE
         if not found.any():
             break
     return Elsewhere(chains.chains, chains.x[found])
+
+
+def _log_mass(path: Path) -> np.ndarray:
+    """Return a bound of the logarithm of what each chain, (chains,), has around it.
+
+    The mean log density, and the logarithm of the volume were all coordinates independent, which is
+    the largest that it can be; but for what is the same of all Gaussians of a dimension.
+    """
+    sd = np.maximum(path.points.std(axis=1), 1e-300)
+    bound: np.ndarray = path.logp.mean(axis=1) + np.log(sd).sum(axis=1)
+    return bound
 
 
 def _far_points(

@@ -27,6 +27,9 @@ _MOST_NUMBERS = 40_000_000
 # Where a standard deviation is this many times another than before, a stretch is no test of
 # anything: the next has its metric, and is no longer. So often, at most.
 _OTHER_SCALE, _MOST_REPEATS = 2.0, 30
+# Chains go on until they are worth so many times what a PASS asks for: of 1,000 draws a mean is off
+# by .1 standard deviations in one of 700 cases, of 2,000 in one of 130,000.
+_ENOUGH = 2
 # How many stretches follow on chains that have settled while standard deviations are not known
 # well: a chain may still come back from far, or the tails are heavy.
 _MOST_MORE = 2
@@ -56,7 +59,7 @@ class Settled:
         Largest rank-normalised nested R-hat of all coordinates.
     moved, spread : float
         By how much pooled means, in standard deviations, and logarithms of pooled standard
-        deviations differ most from those of the stretch before, less one standard error of that
+        deviations differ most from those of the stretch before, less two standard errors of that
         difference; infinite where there is none.
     ess : float
         Smallest bulk effective sample size of all coordinates.
@@ -89,7 +92,7 @@ class Settled:
     def settled(self) -> bool:
         """Whether the coordinates are as they have to be."""
         still = self.moved < SETTLED_MEANS and self.spread < SETTLED_SDS
-        return still and self.rhat < SETTLED_RHAT and self.ess > SETTLED_ESS
+        return still and self.rhat < SETTLED_RHAT and self.ess > _ENOUGH * SETTLED_ESS
 
 
 def settle(
@@ -258,8 +261,8 @@ class _Moments:
         with np.errstate(divide="ignore", invalid="ignore"):
             # Of a mean, in standard deviations; of the logarithm of a standard deviation, half.
             variance = 1 / self.ess + 1 / before.ess
-            moved = abs(self.mean - before.mean) / self.sd - np.sqrt(variance)
-        spread = self.scaled_from(before) - np.sqrt(variance / 2)
+            moved = abs(self.mean - before.mean) / self.sd - 2 * np.sqrt(variance)
+        spread = self.scaled_from(before) - 2 * np.sqrt(variance / 2)
         return _largest(moved), _largest(spread)
 
     def scaled_from(self, before: _Moments) -> np.ndarray:

@@ -70,8 +70,8 @@ def correct(
 
     - the rank-normalised nested R-hat of every coordinate is below 1.01,
     - no pooled mean has moved by .05 standard deviations and no standard deviation by 7 % since the
-      stretch before,
-    - every coordinate has an effective sample size of 1,000,
+      stretch before, beyond two standard errors of what chance does,
+    - every coordinate has an effective sample size of 2,000 (1,000 are enough for a PASS),
 
     and the standard deviations of all variables are known to 5 % (one standard error; if two more
     stretches do not suffice for that, tails are heavy, and the verdict is WARN).
