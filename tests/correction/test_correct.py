@@ -136,6 +136,20 @@ def test_what_has_no_end_is_no_pass():
     assert tree.attrs["verdict"] != "PASS"
 
 
+@pytest.mark.filterwarnings("ignore::pymc_vi_ext.ConvergenceWarning")
+def test_a_standard_deviation_that_does_not_exist_is_no_pass():
+    with pm.Model() as model:
+        pm.HalfCauchy("x", 1.0)
+    tree = vix.correct(fitted(model), max_seconds=30, random_seed=1)
+    found = vix.diagnose(tree)
+    assert found.verdict is vix.Verdict.WARN
+    assert found["standard error of log sds"].verdict is vix.Verdict.WARN
+    # All else is in order: the median is 1, and quartiles are right.
+    x = tree.posterior["x"].to_numpy().ravel()
+    shares = [np.mean(x < np.tan(np.pi / 2 * q)) for q in (0.25, 0.5, 0.75)]
+    np.testing.assert_allclose(shares, (0.25, 0.5, 0.75), atol=4 * 0.5 / np.sqrt(1_000))
+
+
 def far_apart():
     """Two Gaussians, 6 standard deviations of the wider apart, in ten dimensions."""
     with pm.Model() as model:
