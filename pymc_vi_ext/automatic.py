@@ -98,7 +98,10 @@ def fit_automatically(
         rungs.append(Rung(how, time.perf_counter() - began, f"{found.verdict.value}: {numbers}"))
         if best is None or found.verdict.rank < best.report.verdict.rank:
             best = Empirical(tree, model=model, random_seed=random_seed)
-            best.hist, best.report = fitted.hist, _judged(fitted.report, how, found)
+            best.hist, best.report = (
+                fitted.hist,
+                _judged(fitted.report, how, found, tree.attrs["khat"]),
+            )
         if found.verdict is not Verdict.FAIL or time.perf_counter() > started + max_seconds:
             # What is near already gets no nearer from elsewhere.
             break
@@ -122,7 +125,7 @@ def _corrected(
         return None
 
 
-def _judged(report: FitReport, how: str, found: Diagnosis) -> FitReport:
+def _judged(report: FitReport, how: str, found: Diagnosis, khat: float) -> FitReport:
     """Return the report of a fit as that of the draws that `how` has made of it."""
     right = found.verdict is Verdict.PASS
     return replace(
@@ -130,6 +133,7 @@ def _judged(report: FitReport, how: str, found: Diagnosis) -> FitReport:
         stop_reason=StopReason.CONVERGED if right else StopReason.STOPPED,
         stopped_by=how,
         evidence=f"{found.verdict.value}: {found.in_a_line}",
+        khat=khat,
         correction=found,
         warnings=() if right else (_complaint(found),),
     )

@@ -29,6 +29,7 @@ from pymc_vi_ext.callbacks.checkpoint import Saved, describe_option
 from pymc_vi_ext.engine import GrowingProgram, Loop, StepProgram
 from pymc_vi_ext.errors import INTERRUPT, ConvergenceWarning, warn
 from pymc_vi_ext.interrupts import allowed, check, held
+from pymc_vi_ext.khat_at_end import khat_at_end
 from pymc_vi_ext.method import Ending, Method, Request
 from pymc_vi_ext.progress import fit_progress
 from pymc_vi_ext.results import (
@@ -278,6 +279,10 @@ def _run(
         with _kept(trace, ending):
             _conclude(method, ending)
             _name_causes(approx, ending)
+    khat = math.nan
+    if ending.reason is StopReason.CONVERGED:
+        with _kept(trace, ending):
+            khat = khat_at_end(method, session, approx.fit_state)
     method.state = State(
         trace.done,
         step=functools.partial(_one_step, loop),
@@ -299,6 +304,7 @@ def _run(
         versions=versions(),
         loss="" if trace.losses is None else _loss_name(method, session.unit),
         warnings=tuple(ending.warnings),
+        khat=khat,
     )
     if ending.error is not None:
         ending.error.approx = approx  # type: ignore[attr-defined]

@@ -149,6 +149,10 @@ class FitReport:
         Stein discrepancy of particles); DADVI's loss of its mean field; or nothing.
     warnings : tuple of str
         What the fit warned of at its end, as :class:`~pymc_vi_ext.ConvergenceWarning`.
+    khat : float
+        Shape of the tail of the importance weights of up to 1,000 draws of a converged fit, good
+        below .7: how near it is to the posterior where it is. NaN where a step's loss is not that
+        of one draw, or 200 would take longer than .2 seconds; :func:`pymc_vi_ext.diagnose` tells.
     correction : Diagnosis or None
         Of the draws of :func:`pymc_vi_ext.correct`, once it has been called.
     rungs : tuple of Rung
@@ -166,6 +170,7 @@ class FitReport:
     starts: tuple[StartResult, ...] = ()
     loss: str = ""
     warnings: tuple[str, ...] = ()
+    khat: float = float("nan")
     correction: Diagnosis | None = None
     rungs: tuple[Rung, ...] = ()
 

@@ -1,0 +1,69 @@
+"""k-hat of a converged fit, from its own losses."""
+
+import math
+
+import numpy as np
+import pymc as pm
+import pytest
+
+from model_table import MODELS
+
+import pymc_vi_ext as vix
+
+from pymc_vi_ext import loop
+
+
+def fitted(model, **options):
+    return vix.fit(model=model, random_seed=1, progressbar=False, **options)
+
+
+def correlated(r):
+    with pm.Model() as model:
+        pm.MvNormal("x", np.zeros(2), [[1.0, r], [r, 1.0]])
+    return model
+
+
+@pytest.mark.parametrize("r", [0.5, 0.8])
+def test_a_mean_field_of_a_gaussian(r):
+    """The exact index is r; with a tail of 95 draws its standard error is (1 + r) / sqrt(95)."""
+    report = fitted(correlated(r)).report
+    assert abs(report.khat - r) < 3 * (1 + r) / np.sqrt(95)
+
+
+def test_it_is_what_fresh_draws_give():
+    approx = fitted(MODELS["hierarchical"]())
+    tree = vix.to_datatree(approx, 1_000, random_seed=3)
+    other = vix.diagnostics.khat(tree)
+    assert abs(approx.report.khat - other) < 4 * np.sqrt(2) * (1 + other) / np.sqrt(95)
+
+
+def test_the_exact_posterior():
+    assert fitted(MODELS["conjugate"]()).report.khat < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("conjugate", {"n": 50, "convergence": None}),
+        ("conjugate", {"obj_n_mc": 4}),
+        ("conjugate", {"objective": vix.objectives.ELBO(gradient="entropy")}),
+        ("conjugate", {"method": "dadvi"}),
+        ("minibatch", {}),
+    ],
+)
+def test_losses_of_something_else_give_none(name, options):
+    assert math.isnan(fitted(MODELS[name](), **options).report.khat)
+
+
+@pytest.mark.filterwarnings("ignore:The fit took all of its 20 steps")
+def test_the_fit_is_left_as_it_was(monkeypatch):
+    def losses():
+        inference = vix.ADVI(model=MODELS["conjugate"](), random_seed=1)
+        inference.fit(50_000, convergence="default", progressbar=False)
+        assert inference.approx.report.converged
+        inference.refine(20, progressbar=False)
+        return inference.hist
+
+    looked = losses()
+    monkeypatch.setattr(loop, "khat_at_end", lambda *_: math.nan)
+    np.testing.assert_array_equal(losses(), looked)
