@@ -106,8 +106,9 @@ def correct(
         particles), ``ess_min``, ``sd_error`` (largest standard error of the logarithm of a standard
         deviation), ``seconds``; of chains ``rhat_nested``, ``moved``, ``spread``,
         ``diverging`` (share of transitions), ``transitions`` and ``leapfrogs`` of each chain,
-        ``chains``, ``superchains``, ``backend``; ``scouts``, how many points from far away looked
-        for other mass, and ``elsewhere``, how many found some. The error of the fit, against these
+        ``chains``, ``superchains``, ``regions`` that they jumped between and ``jumps`` of each
+        chain, ``backend``; ``scouts``, how many points from far away looked for other mass last,
+        and ``elsewhere``, how many found some. The error of the fit, against these
         draws, on the unconstrained space: ``fit_mean_error`` (largest, in standard deviations),
         ``fit_sd_ratio_least`` and ``fit_sd_ratio_most``.
 
@@ -128,14 +129,20 @@ def correct(
     Margossian, C. et al. (2024). Nested R-hat: assessing the convergence of Markov chain Monte
     Carlo when running many short chains. Bayesian Analysis. https://arxiv.org/abs/2110.13017
 
+    Pompe, E., Holmes, C. and Łatuszyński, K. (2020). A framework for adaptive MCMC targeting
+    multimodal distributions. Annals of Statistics 48(5). https://arxiv.org/abs/1812.02609
+
     Notes
     -----
     Neither weights nor chains see a mode that the approximation has not. Scouts, as many as chains,
     look for them: half begin at draws of the prior (or, where it is improper, scattered around the
     draws), some where the density rises again on a line along a variable, and climb until it is
     what it is at the draws; the others begin at draws and go on at temperatures of 2 to 10 first.
-    If one is then far from all draws, at a density that is not much lower, the verdict is FAIL.
-    Modes that no scout comes to stay unknown.
+    Where some stay far from all draws and have mass, half of the chains begin, and all settle once
+    more; then scouts look again. Chains that stay in several regions jump between them by a
+    Metropolis step (Pompe et al., 2020), and have the right weights once they have settled. The
+    verdict is no PASS where they do not, and FAIL where the last scouts have found more. Modes that no
+    scout comes to stay unknown.
 
     Examples
     --------
