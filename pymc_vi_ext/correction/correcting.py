@@ -141,8 +141,8 @@ def correct(
     Where some stay far from all draws and have mass, half of the chains begin, and all settle once
     more; then scouts look again. Chains that stay in several regions jump between them by a
     Metropolis step (Pompe et al., 2020), and have the right weights once they have settled. The
-    verdict is no PASS where they do not, and FAIL where the last scouts have found more. Modes that no
-    scout comes to stay unknown.
+    verdict is no PASS where they do not, and FAIL where the last scouts have found more. Modes that
+    no scout comes to stay unknown.
 
     Examples
     --------
