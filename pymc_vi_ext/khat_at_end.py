@@ -30,9 +30,9 @@ def khat_at_end(method: Method, session: Session, state: FitState) -> float:
     r"""Return :math:`\hat k` of a fit's importance weights, by losses of steps that do not move.
 
     A step on one draw has the loss :math:`\log q(z) - \log p(y, z)`: the program compiled for the
-    steps gives the weights, at the price of some hundred steps. NaN where losses are of something
-    else (batches, several draws, bounds, closed entropies), or where that would take longer than .2
-    seconds.
+    steps gives the weights, at the price of some hundred steps. NaN where there are no losses,
+    where they are of something else (batches, several draws, bounds, closed entropies), or where
+    that would take longer than .2 seconds.
 
     Parameters
     ----------
@@ -45,6 +45,7 @@ def khat_at_end(method: Method, session: Session, state: FitState) -> float:
     single = session.request.obj_n_mc or method.default_draws or 1
     of_a_draw = (
         isinstance(state.program, StepProgram)
+        and session.request.scored
         and state.minimises_elbo
         and type(method.objective.op) in _OF_A_DRAW
         and single == 1

@@ -46,6 +46,7 @@ def test_the_exact_posterior():
     [
         ("conjugate", {"n": 50, "convergence": None}),
         ("conjugate", {"obj_n_mc": 4}),
+        ("conjugate", {"score": False}),
         ("conjugate", {"objective": vix.objectives.ELBO(gradient="entropy")}),
         ("conjugate", {"method": "dadvi"}),
         ("minibatch", {}),

@@ -104,7 +104,7 @@ def log_sd_error(draws: np.ndarray) -> float:
     >>> import numpy as np
     >>> from pymc_vi_ext.diagnostics.chains import log_sd_error
     >>> draws = np.random.default_rng(1).normal(size=(64, 100))
-    >>> abs(log_sd_error(draws) - 1 / np.sqrt(2 * 6_400)) < 0.002
+    >>> bool(abs(log_sd_error(draws) - 1 / np.sqrt(2 * 6_400)) < 0.002)
     True
     """
     chains = len(draws)

@@ -282,7 +282,8 @@ def test_chains_that_jump_are_a_reference(bimodal):
     assert table.loc["advi", "note"] == "PASS"
     # Both are worth 1,000 draws at least.
     assert table.loc["advi", "compare/mean_error_sd_max"] < 4 * np.sqrt(2 / 1_000)
-    assert table.loc["advi", "diag/rhat_max"] < 1.01
+    # Of the 16 draws of a chain that are kept: nested R-hat of fewer has more noise.
+    assert table.loc["advi", "diag/rhat_max"] < 1.03
     assert table.loc["alone", "compare/mean_error_sd_max"] > 0.3
 
 
