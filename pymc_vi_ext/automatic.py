@@ -98,10 +98,8 @@ def fit_automatically(
         rungs.append(Rung(how, time.perf_counter() - began, f"{found.verdict.value}: {numbers}"))
         if best is None or found.verdict.rank < best.report.verdict.rank:
             best = Empirical(tree, model=model, random_seed=random_seed)
-            best.hist, best.report = (
-                fitted.hist,
-                _judged(fitted.report, how, found, tree.attrs["khat"]),
-            )
+            best.hist = fitted.hist
+            best.report = _judged(fitted.report, how, found, tree.attrs["khat"])
         if found.verdict is not Verdict.FAIL or time.perf_counter() > started + max_seconds:
             # What is near already gets no nearer from elsewhere.
             break

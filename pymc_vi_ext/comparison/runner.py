@@ -373,10 +373,10 @@ def _note(
         notes.append("reference not converged")
     if count := divergences(result.datatree):
         notes.append(f"{count} divergences")
-    # The first sentence; the others are advice.
     verdict = result.datatree.attrs.get("verdict")
     if verdict and not any(warning.startswith(verdict) for warning in result.warnings):
         notes.append(verdict)
+    # The first sentence; the others are advice.
     notes += [warning.partition(". ")[0].removesuffix(".") for warning in result.warnings]
     if gaps := _not_finite(result.datatree):
         notes.append(f"not finite: draws of {', '.join(gaps)}")

@@ -113,6 +113,11 @@ class Regions:
         weights = np.maximum(weights / np.sum(weights), _LEAST_WEIGHT)
         self.weights: np.ndarray = weights / weights.sum()
 
+    @classmethod
+    def one(cls, points: np.ndarray, dense: bool) -> Regions:
+        """Return the single region around points (n, d)."""
+        return cls([Region.of(points, dense)], np.ones(1))
+
     def __len__(self) -> int:
         return len(self.regions)
 
@@ -214,7 +219,7 @@ def regions_of(paths: np.ndarray, dense: bool, rng: np.random.Generator) -> Regi
         reach = np.max(abs(apart))
     if not reach < _NO_UNIT:
         # No chain has moved: there is nothing to measure distances by.
-        return Regions([Region.of(paths.reshape(-1, d), dense)], np.ones(1))
+        return Regions.one(paths.reshape(-1, d), dense)
     _, _, directions = np.linalg.svd(apart, full_matrices=False)
     seen = covered.standardised(blocks.reshape(-1, d) - centre) @ directions[:_DIRECTIONS].T
     seen = seen.reshape(len(blocks), length, -1)

@@ -148,7 +148,6 @@ def settle(
         if late and found is not None:
             # A stretch that was cut short says less than the one before.
             return replace(found, sd_error=sd_error(found.path), transitions=transitions)
-        pooled = path.points.reshape(-1, chains.d)
         now = _Moments.of(path)
         if found is not None and not now.sd.max() < _NO_END:
             # An improper posterior, which is left for ever.
@@ -165,12 +164,12 @@ def settle(
         rescaled = before is None or _largest(now.scaled_from(before)) > np.log(_OTHER_SCALE)
         before, here = now, chains.x
         if regions is not None and path.jumps.any():
-            regions = regions.of_draws(pooled, chains.dense)
+            regions = regions.of_draws(found.points, chains.dense)
         else:
             apart = length >= _LONG_ENOUGH and rhat > _APART
             regions = regions_of(path.points, chains.dense, rng) if apart else None
             regions = regions if regions is not None and len(regions) > 1 else None
-        chains.adapt_to(pooled if regions is None else regions.centred(pooled))
+        chains.adapt_to(found.points if regions is None else regions.centred(found.points))
         chains.begin(here)
         if length >= _LONG_ENOUGH and path.diverging.mean() > _NARROW:
             chains.acceptance = _CAREFUL

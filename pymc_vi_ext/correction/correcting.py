@@ -16,7 +16,7 @@ import xarray as xr
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.correction._hmc import ManyChains, Path
-from pymc_vi_ext.correction._regions import Region, Regions
+from pymc_vi_ext.correction._regions import Regions
 from pymc_vi_ext.correction._scouting import look_elsewhere
 from pymc_vi_ext.correction._settling import Settled, settle, settle_again
 from pymc_vi_ext.diagnosis import diagnose
@@ -175,7 +175,8 @@ def correct(
     model = on_all_data(approx.model) if has_minibatches(approx.model) else approx.model
     khat, weights = _trusted_weights(drawn)
     moving = ManyChains(LogDensity(model), count, backend)
-    superchain = np.repeat(np.arange(count // _PER_SUPERCHAIN), _PER_SUPERCHAIN)
+    groups = count // _PER_SUPERCHAIN
+    superchain = np.repeat(np.arange(groups), _PER_SUPERCHAIN)
     values = cache(partial(values_of, model))
     each = -(-draws // count)
 
@@ -186,7 +187,6 @@ def correct(
 
     settled: Settled | None = None
     if weights is None:
-        groups = count // _PER_SUPERCHAIN
         chosen = rng.choice(len(usable), groups, replace=len(usable) < groups)
         settled = settle(
             moving, usable[chosen][superchain], superchain, usable, sd_error, rng, until
@@ -198,7 +198,7 @@ def correct(
         moving.adapt_to(points)
     seen: Regions | None = None
     for looks_left in reversed(range(_MOST_LOOKS)):
-        known = regions or Regions([Region.of(points, moving.dense)], np.ones(1))
+        known = regions or Regions.one(points, moving.dense)
         if seen is not None:
             # One that the chains have left has been weighed, and is no news.
             known = known.joined(seen)
