@@ -105,6 +105,24 @@ def values_of(model: pm.Model) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """
     with building():
         names, outputs = _posterior(model)
+    function = at_points(model, outputs)
+    return lambda points: _without_prefix(dict(zip(names, function(points), strict=True)))
+
+
+def at_points(model: pm.Model, outputs: list[Variable]) -> Callable[[np.ndarray], list[np.ndarray]]:
+    r"""Return what gives graphs over a model's value variables at points of its space.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    outputs : list of Variable
+
+    Returns
+    -------
+    callable
+        Of points, (n, d), as :func:`values_of`: an array (n, \*shape) for each output.
+    """
+    with building():
         _, _, flat, parts = in_one_vector(model)
         rows = pt.matrix("points", dtype=flat.type.dtype)
         with python_only():
@@ -116,12 +134,13 @@ def values_of(model: pm.Model) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
             ]
         function = _compiled([rows], nodes)
 
-    def values(points: np.ndarray) -> dict[str, np.ndarray]:
+    def values(points: np.ndarray) -> list[np.ndarray]:
         batch = _rows_per_batch(model, points.shape[1], len(points))
         parts_of = [points[first : first + batch] for first in range(0, len(points), batch)]
         with building():
             reseed_rngs(find_rng_nodes(nodes), 0)
-            return _without_prefix(_in_one(names, [function(floatX(part)) for part in parts_of]))
+            batches = [function(floatX(part)) for part in parts_of]
+        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
     return values
 

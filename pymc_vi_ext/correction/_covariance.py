@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from scipy.linalg import solve_triangular
+
 # A standard deviation below this part of the largest coordinate is that of a point.
 _NO_WIDTH = 1e-12
 
@@ -28,3 +30,23 @@ def factor_of(points: np.ndarray) -> np.ndarray:
     correlation = (1 - weight) * correlation + weight * np.eye(d)
     factor: np.ndarray = sd[:, None] * np.linalg.cholesky(correlation)
     return factor
+
+
+def factors_of(points: np.ndarray, dense: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return a factor of the covariance of points (n, d), and its inverse.
+
+    Of a dense one matrices (d, d), else standard deviations (d,) and one over these.
+    """
+    if not dense:
+        sd = np.maximum(points.std(axis=0), 1e-300)
+        return sd, 1 / sd
+    factor = factor_of(points)
+    # Once: a triangular solution of a few rows takes longer than a product.
+    identity = np.eye(len(factor))
+    return factor, solve_triangular(factor, identity, lower=True, check_finite=False)
+
+
+def times(points: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Return a factor (d, d) or (d,) times each of points (n, d)."""
+    product: np.ndarray = points * factor if factor.ndim == 1 else points @ factor.T
+    return product

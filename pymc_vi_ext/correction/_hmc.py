@@ -5,20 +5,25 @@ from __future__ import annotations
 import time
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
+from pytensor.graph.basic import Variable
 
-from pymc_vi_ext.correction._covariance import factor_of
+from pymc_vi_ext.correction._covariance import factors_of, times
+from pymc_vi_ext.correction._noncentring import Noncentring
 from pymc_vi_ext.correction._regions import Regions
 from pymc_vi_ext.engine.backend import make_loop
 from pymc_vi_ext.engine.density import LogDensity
+from pymc_vi_ext.engine.differentiable import gradient_of
 from pymc_vi_ext.engine.program import StepProgram
+from pymc_vi_ext.engine.vectorize import over_rows
 from pymc_vi_ext.interrupts import check
-from pymc_vi_ext.python_only import building
+from pymc_vi_ext.python_only import building, python_only
 
 # Trajectories are this part of the longest, at random, so that none is as long as a period.
 _SHORTEST = 0.2
@@ -100,9 +105,10 @@ class Path:
 class ManyChains:
     r"""Chains of Hamiltonian Monte Carlo that share metric, step size and length.
 
-    Chains move in coordinates :math:`u` in which the covariance given to :meth:`use_metric` is the
-    identity, :math:`x = m + F u`, and so have momenta of unit mass. A step of the compiled program
-    is one leapfrog step of all chains:
+    Chains move in coordinates :math:`u` with the covariance, as :meth:`adapt_to` has it, of the
+    identity, and so have momenta of unit mass: :math:`x = T(m + F u)`, where :math:`T` is of
+    :class:`~pymc_vi_ext.correction._noncentring.Noncentring`. A step of the compiled program is one
+    leapfrog step of all chains:
 
     .. math::
 
@@ -111,7 +117,7 @@ class ManyChains:
         p \leftarrow p + \tfrac \epsilon 2 \nabla \log \pi(u)
 
     What is done once a transition (momenta, acceptance, adaptation) is NumPy's. One program serves
-    every metric, step size and length, and gives log densities of other points too.
+    all coordinates, step sizes and lengths, and gives log densities of other points too.
 
     Parameters
     ----------
@@ -129,7 +135,9 @@ class ManyChains:
     x : array of shape (chains, d)
         Where the chains are, on the unconstrained space.
     lp : array of shape (chains,)
-        Log density there, in nats, over the temperature, which is 1 but for :meth:`heat`.
+        Log density there, in nats.
+    target : array of shape (chains,)
+        That of y over the temperature, which is 1 but for :meth:`heat`: what the chains draw from.
     step_size : float
         Largest of all chains.
     acceptance : float
@@ -149,45 +157,50 @@ class ManyChains:
         d = len(density.start)
         self.chains, self.d, self.dense = chains, d, d <= _MOST_DENSE
         zeros = floatX(np.zeros((chains, d)))
-        self._u, self._p, self._g = (pytensor.shared(zeros.copy(), name) for name in "upg")
-        self._lp = pytensor.shared(zeros[:, 0].copy(), "lp")
+        self._u, self._p, self._g, self._x = (
+            pytensor.shared(zeros.copy(), name) for name in ("u", "p", "g", "x")
+        )
+        self._lp, self._target = (
+            pytensor.shared(zeros[:, 0].copy(), name) for name in ("lp", "target")
+        )
         self._steps = pytensor.shared(zeros[:, :1].copy(), "step", shape=(None, 1))
         # Inverse temperatures.
         self._heat = pytensor.shared(floatX(np.ones(chains)), "heat")
         self._mean = pytensor.shared(zeros[0].copy(), "mean")
         # The rows are axes, which spares a transposition of the matrix at every step.
         self._axes = pytensor.shared(floatX(np.eye(d) if self.dense else np.ones(d)), "axes")
+        self._noncentring = Noncentring(density.model)
         with building():
             half = self._p + self._steps / 2 * self._g
             u = self._u + self._steps * half
-            moved = pt.dot(u, self._axes) if self.dense else u * self._axes
-            x = self._mean + moved
-            lp, gradient = density.graph_at(x)
+            y = self._mean + (pt.dot(u, self._axes) if self.dense else u * self._axes)
+            x, lp, target, gradient = _evaluated(density, self._noncentring, y, self._heat)
             g = pt.dot(gradient, self._axes.T) if self.dense else gradient * self._axes
-            lp, g = lp * self._heat, g * self._heat[:, None]
             # An improper posterior ends where squares would soon be no numbers.
             furthest = np.cbrt(np.finfo(lp.type.dtype).max)
+            nowhere = pt.isnan(target) | (pt.max(abs(x), axis=1) > furthest)
             updates = {
                 self._u: u,
                 self._p: half + self._steps / 2 * g,
                 self._g: g,
-                self._lp: pt.switch(
-                    pt.isnan(lp) | (pt.max(abs(x), axis=1) > furthest), -np.inf, lp
-                ),
+                self._x: x,
+                self._lp: pt.switch(nowhere, -np.inf, lp),
+                self._target: pt.switch(nowhere, -np.inf, target),
             }
             program = StepProgram(
                 {variable: new.astype(variable.type.dtype) for variable, new in updates.items()},
                 check_bounds=density.check_bounds,
             )
-            self._loop = make_loop(program, backend)
+        self._loop = make_loop(program, backend)
         self.backend = self._loop.backend
         self.step_size, self.acceptance = 0.5, ACCEPTANCE
         # What part of it a chain's own is: less where it is stuck in a narrow place.
         self._own = np.ones(chains)
         self.x = np.zeros((chains, d))
-        self.lp = np.full(chains, -np.inf)
+        self.lp = self.target = np.full(chains, -np.inf)
         self.leaps = 0
-        self.use_metric(np.zeros(d), np.ones(d))
+        self._centre = np.zeros(d)
+        self._inverse = np.eye(d) if self.dense else np.ones(d)
 
     def log_density(self, points: np.ndarray) -> np.ndarray:
         """Return log densities, (n,), in nats, at points (n, d). The chains' places are lost."""
@@ -199,41 +212,35 @@ class ManyChains:
             found.append(self.lp[: len(some)])
         return np.concatenate(found)
 
-    def use_metric(self, mean: np.ndarray, factor: np.ndarray) -> None:
-        """Take the coordinates in which a Gaussian is standard.
-
-        Parameters
-        ----------
-        mean : array of shape (d,)
-        factor : array of shape (d, d) or (d,)
-            Of its covariance; of one dimension, the standard deviations, and so where the metric is
-            not dense.
-        """
-        if self.dense and factor.ndim == 1:
-            factor = np.diag(factor)
-        self._origin, self._factor = mean, factor
-        self._mean.set_value(floatX(mean))
-        self._axes.set_value(floatX(factor.T.copy()))
-
     def heat(self, temperatures: np.ndarray) -> None:
         """Let each chain go on at a temperature T, at the density to the power of 1 / T."""
         self._heat.set_value(floatX(1 / temperatures))
         self.begin(self.x)
 
     def adapt_to(self, points: np.ndarray) -> None:
-        """Take the coordinates in which points (n, d) have no correlations and unit variances."""
-        spread = factor_of(points) if self.dense else np.maximum(points.std(axis=0), 1e-300)
-        self.use_metric(points.mean(axis=0), spread)
+        """Take the coordinates in which points (n, d) are most like draws of a standard Gaussian.
+
+        The metric, where it is not dense, is that of standard deviations.
+        """
+        self._noncentring.choose(points)
+        y = self._noncentring.coordinates_of(points)
+        self._centre = y.mean(axis=0)
+        factor, self._inverse = factors_of(y, self.dense)
+        self._mean.set_value(floatX(self._centre))
+        self._axes.set_value(floatX(factor.T.copy()))
 
     def begin(self, points: np.ndarray) -> None:
         """Put the chains at points (chains, d): a leapfrog step of no length evaluates there."""
-        away = points - self._origin
-        u = np.linalg.solve(self._factor, away.T).T if self.dense else away / self._factor
+        with np.errstate(over="ignore", invalid="ignore"):
+            # Where scales are next to nothing there may be no coordinates, and no density then.
+            u = times(self._noncentring.coordinates_of(points) - self._centre, self._inverse)
         self._u.set_value(floatX(u))
         self._p.set_value(floatX(np.zeros_like(u)))
         self._g.set_value(floatX(np.zeros_like(u)))
         self._take(np.zeros(self.chains), 1)
-        self.x, self.lp = np.array(points, dtype=float), self._lp.get_value().astype(float)
+        # Exactly those, whatever rounding on the way there and back makes of them.
+        self._x.set_value(floatX(points))
+        self._read()
 
     def find_step_size(self, rng: np.random.Generator) -> None:
         """Halve the step size until most steps of one leap are accepted, or double it.
@@ -265,21 +272,14 @@ class ManyChains:
 
         The others are put back and come to rest, and so do those that begin to slow down.
         """
-        before = (*self._at(), self.x)
+        before = self._at()
         self._take(steps, 1)
-        u, lp, g = self._at()
         with np.errstate(over="ignore", invalid="ignore"):
-            higher: np.ndarray = lp > before[1]
-            moved = self._position(u)
-        kept = [
-            np.where(higher if new.ndim == 1 else higher[:, None], new, old)
-            for new, old in zip((u, lp, g, moved), before, strict=True)
-        ]
-        self._put(*kept[:3])
-        self.lp, self.x = kept[1].astype(float), kept[3]
+            higher: np.ndarray = self._target.get_value() > self.target
+        self._keep(higher, before)
         momenta = self._p.get_value()
         with np.errstate(over="ignore", invalid="ignore"):
-            speeding_up = np.sum(momenta * kept[2], axis=1) > 0
+            speeding_up = np.sum(momenta * self._g.get_value(), axis=1) > 0
         self._p.set_value(np.where((higher & speeding_up)[:, None], momenta, floatX(0.0)))
         return higher
 
@@ -358,12 +358,12 @@ class ManyChains:
         Returns energies before and after, acceptance, and which have diverged.
         """
         momenta = floatX(rng.normal(size=self.x.shape))
-        energy = 0.5 * np.sum(momenta.astype(float) ** 2, axis=1) - self.lp
+        energy = 0.5 * np.sum(momenta.astype(float) ** 2, axis=1) - self.target
         self._p.set_value(momenta)
         self._take(self.step_size * self._own * rng.uniform(*_PARTS, self.chains), leaps)
         with np.errstate(invalid="ignore", over="ignore"):
             kinetic = 0.5 * np.sum(self._p.get_value().astype(float) ** 2, axis=1)
-            new_energy = kinetic - self._lp.get_value().astype(float)
+            new_energy = kinetic - self._target.get_value().astype(float)
             gain = energy - new_energy
             known = np.isfinite(gain)
             acceptance = np.where(known, np.exp(np.minimum(gain, 0.0)), 0.0)
@@ -371,12 +371,11 @@ class ManyChains:
 
     def _jump(self, regions: Regions, rng: np.random.Generator) -> int:
         """Let chains jump between regions; return how many have."""
-        before, x = self._at(), self.x
+        before, x, lp = self._at(), self.x, self.lp
         proposed = regions.proposals(x, rng)
         self.begin(proposed)
         with np.errstate(invalid="ignore"):
-            gain = self.lp - regions.log_density(proposed)
-            gain -= before[1].astype(float) - regions.log_density(x)
+            gain = self.lp - regions.log_density(proposed) - (lp - regions.log_density(x))
         gain[~np.isfinite(self.lp)] = -np.inf
         taken = np.log(rng.uniform(size=self.chains)) < gain
         self._keep(taken, before)
@@ -393,31 +392,49 @@ class ManyChains:
 
     def _keep(self, taken: np.ndarray, before: tuple[np.ndarray, ...]) -> None:
         """Put back the chains that are not to stay where they are."""
-        u, lp, g = (
-            np.where(taken if new.ndim == 1 else taken[:, None], new, old)
-            for new, old in zip(self._at(), before, strict=True)
+        self._put(
+            *(
+                np.where(taken if new.ndim == 1 else taken[:, None], new, old)
+                for new, old in zip(self._at(), before, strict=True)
+            )
         )
-        self._put(u, lp, g)
-        self.x, self.lp = self._position(u), lp.astype(float)
+        self._read()
 
-    def _position(self, u: np.ndarray) -> np.ndarray:
-        """Return the points of the unconstrained space at coordinates u."""
-        moved = u.astype(float)
-        place: np.ndarray = self._origin + (
-            moved @ self._factor.T if self.dense else moved * self._factor
+    @property
+    def _state(self) -> tuple[Any, ...]:
+        return self._u, self._x, self._lp, self._target, self._g
+
+    def _at(self) -> tuple[np.ndarray, ...]:
+        return tuple(shared.get_value() for shared in self._state)
+
+    def _put(self, *values: np.ndarray) -> None:
+        for shared, value in zip(self._state, values, strict=True):
+            shared.set_value(value)
+
+    def _read(self) -> None:
+        self.x, self.lp, self.target = (
+            shared.get_value().astype(float) for shared in (self._x, self._lp, self._target)
         )
-        return place
-
-    def _at(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self._u.get_value(), self._lp.get_value(), self._g.get_value()
-
-    def _put(self, u: np.ndarray, lp: np.ndarray, g: np.ndarray) -> None:
-        self._u.set_value(u)
-        self._lp.set_value(lp)
-        self._g.set_value(g)
 
     def _take(self, steps: np.ndarray, leaps: int) -> None:
         self._steps.set_value(floatX(steps[:, None]))
         self._loop.run(leaps)
         self._loop.write_back()
         self.leaps += leaps
+
+
+def _evaluated(
+    density: LogDensity, noncentring: Noncentring, y: Variable, heat: Variable
+) -> list[Variable]:
+    """Return what there is at coordinates y (chains, d) and inverse temperatures (chains,).
+
+    Points x, log densities of x, log densities of y over the temperature, gradients of these.
+    """
+    with python_only():
+        inverse = pt.scalar("inverse", dtype=heat.dtype)
+        lp = density.graph_at(noncentring.x)
+        target = inverse * lp + noncentring.log_jacobian
+        with gradient_of(density.model):
+            gradient = pt.grad(target, noncentring.y, disconnected_inputs="ignore")
+        outputs = [noncentring.x, lp, target, gradient]
+        return over_rows(outputs, {noncentring.y: y, inverse: heat})

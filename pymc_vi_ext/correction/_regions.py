@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
-from pymc_vi_ext.correction._covariance import factor_of
+from pymc_vi_ext.correction._covariance import factors_of, times
 
 # Transitions of a block, and how many blocks are looked at.
 _BLOCK, _MOST_BLOCKS = 10, 1_000
@@ -38,8 +37,8 @@ class Region:
     Attributes
     ----------
     mean, sd : array of shape (d,)
-    factor : array of shape (d, d) or (d,)
-        Of the covariance, triangular; standard deviations where it is diagonal.
+    factor, inverse : array of shape (d, d) or (d,)
+        Of the covariance, triangular, and its inverse; standard deviations where it is diagonal.
     reach : array of shape (d,)
         Distance from the mean of the furthest of its points, in standard deviations.
     """
@@ -47,6 +46,7 @@ class Region:
     mean: np.ndarray
     sd: np.ndarray
     factor: np.ndarray
+    inverse: np.ndarray
     reach: np.ndarray
 
     @classmethod
@@ -54,23 +54,16 @@ class Region:
         """Return the region around points (n, d)."""
         mean, sd = points.mean(axis=0), np.maximum(points.std(axis=0), 1e-300)
         reach = np.max(abs(points - mean) / sd, axis=0)
-        return cls(mean, sd, factor_of(points) if dense else sd, reach)
+        factor, inverse = factors_of(points, dense)
+        return cls(mean, sd, factor, inverse, reach)
 
     def standardised(self, points: np.ndarray) -> np.ndarray:
         """Return points (n, d) in coordinates in which the Gaussian is standard."""
-        away = points - self.mean
-        if self.factor.ndim == 1:
-            scaled: np.ndarray = away / self.factor
-            return scaled
-        solved: np.ndarray = solve_triangular(self.factor, away.T, lower=True, check_finite=False).T
-        return solved
+        return times(points - self.mean, self.inverse)
 
     def place(self, standardised: np.ndarray) -> np.ndarray:
         """Return the points that :meth:`standardised` makes these of."""
-        if self.factor.ndim == 1:
-            found: np.ndarray = self.mean + standardised * self.factor
-        else:
-            found = self.mean + standardised @ self.factor.T
+        found: np.ndarray = self.mean + times(standardised, self.factor)
         return found
 
     @property

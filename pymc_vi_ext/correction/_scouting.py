@@ -82,7 +82,8 @@ def look_elsewhere(
     """
     mean, sd = draws.mean(axis=0), draws.std(axis=0)
     some = draws[rng.integers(len(draws), size=chains.chains)]
-    usual = float(np.median(chains.log_density(some)))
+    chains.begin(some)
+    usual, level = float(np.median(chains.lp)), float(np.median(chains.target))
     sd = np.maximum(sd, 1e-300)
     chains.acceptance = ACCEPTANCE
     half = chains.chains // 2
@@ -91,7 +92,7 @@ def look_elsewhere(
         # Several from each: one may be near the draws by chance.
         rising = np.resize(rising, (half // 2, chains.d))
     there = half + len(rising)
-    _climb(chains, np.concatenate([far, rising, some[there:]]), usual, until)
+    _climb(chains, np.concatenate([far, rising, some[there:]]), level, until)
     cool = np.ones(chains.chains)
     hot = np.geomspace(*_TEMPERATURES, len(cool) - there)
     chains.heat(np.concatenate([cool[:there], hot]))
@@ -164,7 +165,7 @@ def _rising(
 
 
 def _climb(chains: ManyChains, points: np.ndarray, level: float, until: float) -> None:
-    """Climb until the log density is `level`: a ball that rolls, and is held where it would rise.
+    """Climb until the target is `level`: a ball that rolls, and is held where it would rise.
 
     Each has a step size of its own, which grows while the density does.
     """
@@ -172,7 +173,7 @@ def _climb(chains: ManyChains, points: np.ndarray, level: float, until: float) -
     steps = chains.first_steps()
     for _ in range(_MOST_STEPS):
         check()
-        climbing = chains.lp < level
+        climbing = chains.target < level
         if not climbing.any() or time.perf_counter() > until:
             return
         higher = chains.roll(np.where(climbing, steps, 0.0))

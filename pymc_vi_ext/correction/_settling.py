@@ -239,10 +239,11 @@ def _rhat(path: Path, superchain: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class _Moments:
-    """Means, standard deviations and effective sample sizes, (d,), of a stretch."""
+    """Means, standard deviations, kurtoses and effective sample sizes, (d,), of a stretch."""
 
     mean: np.ndarray
     sd: np.ndarray
+    kurtosis: np.ndarray
     ess: np.ndarray
 
     @classmethod
@@ -250,18 +251,26 @@ class _Moments:
         _, n, d = path.points.shape
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             mean, sd = path.points.mean(axis=(0, 1)), path.points.std(axis=(0, 1))
+            kurtosis = np.mean(((path.points - mean) / sd) ** 4, axis=(0, 1))
             ess = np.zeros(d)
             if n >= 4:
                 ess = array_stats.ess(path.points, chain_axis=0, draw_axis=1, method="bulk")
-        return cls(mean, sd, np.nan_to_num(ess, nan=0.0))
+        return cls(mean, sd, kurtosis, np.nan_to_num(ess, nan=0.0))
+
+    @property
+    def log_sd_variance(self) -> np.ndarray:
+        """Variance, (d,), of logarithms of standard deviations: of a Gaussian, half of 1 / ESS."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            variance: np.ndarray = (self.kurtosis - 1) / (4 * self.ess)
+        return variance
 
     def moved_from(self, before: _Moments) -> tuple[float, float]:
         """Return what means and logarithms of standard deviations have moved beyond noise."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            # Of a mean, in standard deviations; of the logarithm of a standard deviation, half.
-            variance = 1 / self.ess + 1 / before.ess
-            moved = abs(self.mean - before.mean) / self.sd - 2 * np.sqrt(variance)
-        spread = self.scaled_from(before) - 2 * np.sqrt(variance / 2)
+            error = np.sqrt(1 / self.ess + 1 / before.ess)
+            moved = abs(self.mean - before.mean) / self.sd - 2 * error
+        error = np.sqrt(self.log_sd_variance + before.log_sd_variance)
+        spread = self.scaled_from(before) - 2 * error
         return _largest(moved), _largest(spread)
 
     def scaled_from(self, before: _Moments) -> np.ndarray:

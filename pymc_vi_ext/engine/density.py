@@ -43,6 +43,7 @@ class LogDensity:
 
     Attributes
     ----------
+    model : pymc.Model
     start : array of shape (d,)
         The model's initial point, all free variables one after the other.
     places : dict of str to slice
@@ -68,7 +69,7 @@ class LogDensity:
 
     def __init__(self, model: pm.Model, backend: str | None = "auto", *, checked: bool = True):
         self._asked, self.check_bounds = backend, model.check_bounds
-        self._model, self._checked = model, not checked
+        self.model, self._checked = model, not checked
         self.backend = (backend or "auto").lower()
         self._loops: list[Loop] = []
         self.start, self.places, self._flat, parts = in_one_vector(model)
@@ -84,18 +85,17 @@ class LogDensity:
         """Seconds spent on compilation so far."""
         return sum(loop.compile_s for loop in self._loops)
 
-    def graph_at(self, points: Variable) -> tuple[Variable, Variable]:
-        """Return log densities, (n,), and gradients, (n, d), at points (n, d), as graphs."""
-        with python_only():
-            logp, gradient = over_rows([self._logp, self._gradient], {self._flat: points})
-        return logp, gradient
+    def graph_at(self, point: Variable) -> Variable:
+        """Return the log density at a point (d,) as a graph."""
+        [logp] = clone_replace([self._logp], {self._flat: point}, rebuild_strict=False)
+        return logp
 
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return log densities, (n,), and gradients, (n, d), at points (n, d)."""
         logp, gradient = self._value_and_gradient(points)
         if not self._checked:
             self._checked = True
-            refuse_lost(self._model, self.backend, self.lost(points))
+            refuse_lost(self.model, self.backend, self.lost(points))
         return logp, gradient
 
     def lost(self, points: np.ndarray | None = None) -> list[str]:
