@@ -11,19 +11,31 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 
+from pymc.logprob.transforms import LogTransform
 from pymc.pytensorf import floatX
 from pytensor.graph.basic import Variable
 from pytensor.graph.replace import clone_replace
 from pytensor.graph.traversal import ancestors
-from pytensor.tensor.random.basic import CauchyRV, LaplaceRV, LogisticRV, NormalRV, StudentTRV
+from pytensor.tensor.random.basic import (
+    CauchyRV,
+    LaplaceRV,
+    LogisticRV,
+    LogNormalRV,
+    NormalRV,
+    StudentTRV,
+)
 
 from pymc_vi_ext.draws import at_points
 from pymc_vi_ext.engine.density import in_one_vector
 from pymc_vi_ext.engine.labels import in_plain_operations, plain
 from pymc_vi_ext.python_only import building, python_only
 
-# Distributions of a location and a scale, which are the last two of their parameters.
-_OF_A_SCALE = (CauchyRV, LaplaceRV, LogisticRV, NormalRV, StudentTRV)
+# Distributions of a location and a scale on the unconstrained space, which are the last two of
+# their parameters, and the transforms that lead there.
+_OF_A_SCALE = {
+    type(None): (CauchyRV, LaplaceRV, LogisticRV, NormalRV, StudentTRV),
+    LogTransform: (LogNormalRV,),
+}
 # How far out of the centre an element may be.
 _DEGREES = np.linspace(0.0, 1.0, 5)
 # Draws that tell, at most.
@@ -161,7 +173,7 @@ class Noncentring:
 
 def _scaled(model: pm.Model, rv: Variable, part: Variable) -> _Scaled | None:
     """Return what is needed of a free variable, a part of y, if its scale depends on others."""
-    if not isinstance(rv.owner.op, _OF_A_SCALE) or model.rvs_to_transforms[rv] is not None:
+    if not isinstance(rv.owner.op, _OF_A_SCALE.get(type(model.rvs_to_transforms[rv]), ())):
         return None
     value = model.rvs_to_values[rv]
     *_, location, scale = rv.owner.op.dist_params(rv.owner)

@@ -171,13 +171,13 @@ def settle(
             regions = regions if regions is not None and len(regions) > 1 else None
         chains.adapt_to(found.points if regions is None else regions.centred(found.points))
         chains.begin(here)
-        if length >= _LONG_ENOUGH and path.diverging.mean() > _NARROW:
-            chains.acceptance = _CAREFUL
         if rescaled and repeats < _MOST_REPEATS:
             repeats += 1
             chains.find_step_size(rng)
-        else:
-            length *= 2
+            continue
+        if length >= _LONG_ENOUGH and path.diverging.mean() > _NARROW:
+            chains.acceptance = _CAREFUL
+        length *= 2
 
 
 def settle_again(
