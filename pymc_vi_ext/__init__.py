@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "ADVI": "inference",
     "ASVGD": "inference",
+    "ApproximationWarning": "errors",
     "BaM": "inference",
     "Comparison": "comparison",
     "ConvergenceWarning": "errors",
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from pymc_vi_ext.diagnosis import diagnose as diagnose
     from pymc_vi_ext.diagnostics import Diagnosis as Diagnosis
     from pymc_vi_ext.diagnostics import Verdict as Verdict
+    from pymc_vi_ext.errors import ApproximationWarning as ApproximationWarning
     from pymc_vi_ext.errors import ConvergenceWarning as ConvergenceWarning
     from pymc_vi_ext.fitting import fit as fit
     from pymc_vi_ext.fitting import resume as resume

@@ -23,7 +23,7 @@ from pymc_vi_ext.diagnostics.chains import (
     rhat_max,
 )
 from pymc_vi_ext.diagnostics.elbo import elbo
-from pymc_vi_ext.diagnostics.pareto import TRUSTED_KHAT, moved_by, smoothed_weights
+from pymc_vi_ext.diagnostics.pareto import GOOD_KHAT, TRUSTED_KHAT, moved_by, smoothed_weights
 from pymc_vi_ext.diagnostics.verdict import Check, Diagnosis, Verdict, graded
 from pymc_vi_ext.draws import FEWEST_DRAWS, affordable_draws
 from pymc_vi_ext.results import FitReport, StopReason, to_datatree
@@ -247,7 +247,7 @@ def _weights(tree: xr.DataTree) -> list[Check]:
         weights, shape = smoothed_weights(logs)
     except ValueError as error:
         return [*checks, Check("k-hat", "not known", "", Verdict.FAIL, str(error))]
-    threshold = min(1 - 1 / np.log10(logs.size), 0.7)
+    threshold = min(1 - 1 / np.log10(logs.size), GOOD_KHAT)
     checks.append(graded("k-hat", shape, round(float(threshold), 2), 1.0, _CORRECT))
     if shape >= 1.0:
         return checks
@@ -282,7 +282,7 @@ def _short_chains(numbers: Mapping[Any, Any]) -> list[Check]:
 
 def _resampled(numbers: Mapping[Any, Any]) -> list[Check]:
     return [
-        graded("k-hat", numbers["khat"], TRUSTED_KHAT, 0.7, _CORRECT),
+        graded("k-hat", numbers["khat"], TRUSTED_KHAT, GOOD_KHAT, _CORRECT),
         graded("importance ESS", numbers["ess_min"], SETTLED_ESS, 400, _CORRECT, above=True),
         _sd_error(numbers),
     ]

@@ -39,7 +39,39 @@ class LostGradientError(ArithmeticError):
     """A compiled step follows another gradient than that of the model's log density."""
 
 
-class ConvergenceWarning(UserWarning):
+class FitWarning(UserWarning):
+    """Something is wrong with the result of a fit; nothing of it is lost.
+
+    Attributes
+    ----------
+    approx : Approximation
+        The result, with ``hist`` and ``report``.
+    """
+
+    def __init__(self, message: str, approx: Approximation):
+        super().__init__(message)
+        self.approx = approx
+
+
+class ApproximationWarning(FitWarning):
+    """A fit has converged, to what is far from the posterior: k-hat is above .7.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import pymc as pm
+    >>> import pymc_vi_ext as vix
+    >>> with pm.Model(), warnings.catch_warnings():
+    ...     x = pm.MvNormal("x", [0.0, 0.0], [[1.0, 0.95], [0.95, 1.0]])
+    ...     warnings.simplefilter("ignore", vix.ApproximationWarning)
+    ...     mean_field = vix.fit(random_seed=1, progressbar=False)
+    >>> tree = vix.correct(mean_field, random_seed=1)
+    >>> tree.attrs["verdict"]
+    'PASS'
+    """
+
+
+class ConvergenceWarning(FitWarning):
     """A fit ended before it converged, or its result has another flaw; nothing of it is lost.
 
     Where warnings are errors, this is what a fit raises, and the fit is its `approx`.
@@ -64,10 +96,6 @@ class ConvergenceWarning(UserWarning):
     >>> approx.report.steps
     50
     """
-
-    def __init__(self, message: str, approx: Approximation):
-        super().__init__(message)
-        self.approx = approx
 
 
 def warn(message: str | Warning, category: type[Warning] = UserWarning) -> None:

@@ -165,6 +165,9 @@ def fit(
     -----
     ConvergenceWarning
         If the steps did not suffice for the rule, or the result has another flaw.
+    ApproximationWarning
+        If the fit has converged and k-hat of its importance weights, where that comes at no price
+        (see ``report.khat``), is above .7: it is far from the posterior.
 
     Raises
     ------

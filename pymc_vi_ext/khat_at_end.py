@@ -10,7 +10,7 @@ from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.approximations import families_of
 from pymc_vi_ext.approximations.parameters import flat_parameters
-from pymc_vi_ext.diagnostics.pareto import smoothed_weights
+from pymc_vi_ext.diagnostics.pareto import khat_of
 from pymc_vi_ext.engine import StepProgram
 from pymc_vi_ext.method import Method
 from pymc_vi_ext.minibatches import has_minibatches
@@ -61,9 +61,4 @@ def khat_at_end(method: Method, session: Session, state: FitState) -> float:
     if affordable < _FEWEST:
         return math.nan
     [losses] = state.losses_at(point, min(_DRAWS, affordable), 1)
-    try:
-        _, shape = smoothed_weights(-losses)
-    except ValueError:
-        # There is no tail to fit.
-        return math.nan
-    return shape
+    return khat_of(-losses)

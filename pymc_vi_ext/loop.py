@@ -26,8 +26,9 @@ from pymc_vi_ext.approximations.parameters import flat_parameters, set_parameter
 from pymc_vi_ext.callbacks import Callback, Rule
 from pymc_vi_ext.callbacks.callback import Losses, Unsettled, as_callbacks
 from pymc_vi_ext.callbacks.checkpoint import Saved, describe_option
+from pymc_vi_ext.diagnostics.pareto import GOOD_KHAT
 from pymc_vi_ext.engine import GrowingProgram, Loop, StepProgram
-from pymc_vi_ext.errors import INTERRUPT, ConvergenceWarning, warn
+from pymc_vi_ext.errors import INTERRUPT, ApproximationWarning, ConvergenceWarning, warn
 from pymc_vi_ext.interrupts import allowed, check, held
 from pymc_vi_ext.khat_at_end import khat_at_end
 from pymc_vi_ext.method import Ending, Method, Request
@@ -279,10 +280,9 @@ def _run(
         with _kept(trace, ending):
             _conclude(method, ending)
             _name_causes(approx, ending)
-    khat = math.nan
-    if ending.reason is StopReason.CONVERGED:
+    if ending.reason is StopReason.CONVERGED and math.isnan(ending.khat):
         with _kept(trace, ending):
-            khat = khat_at_end(method, session, approx.fit_state)
+            ending.khat = khat_at_end(method, session, approx.fit_state)
     method.state = State(
         trace.done,
         step=functools.partial(_one_step, loop),
@@ -304,7 +304,7 @@ def _run(
         versions=versions(),
         loss="" if trace.losses is None else _loss_name(method, session.unit),
         warnings=tuple(ending.warnings),
-        khat=khat,
+        khat=ending.khat,
     )
     if ending.error is not None:
         ending.error.approx = approx  # type: ignore[attr-defined]
@@ -318,6 +318,16 @@ def warn_of(approx: Approximation) -> None:
     report: FitReport = approx.report
     for message in report.warnings:
         warn(ConvergenceWarning(message, approx))
+    # Of draws that were corrected it is where they come from that it judges.
+    if report.correction is None and report.khat > GOOD_KHAT:
+        warn(
+            ApproximationWarning(
+                "The fit has converged, to what is far from the posterior: k-hat of its importance "
+                f"weights is {report.khat:.2f}, good below {GOOD_KHAT}. Go on to the posterior by "
+                'vix.correct(approx), or fit by method="auto".',
+                approx,
+            )
+        )
 
 
 def _loss_name(method: Method, unit: float) -> str:
@@ -413,6 +423,7 @@ def _conclude(method: Method, ending: Ending) -> None:
         raise
     ending.evidence = "; ".join(filter(None, [ending.evidence, conclusion.evidence]))
     ending.warnings += [conclusion.warning] if conclusion.warning else []
+    ending.khat = conclusion.khat
 
 
 class _Trace:

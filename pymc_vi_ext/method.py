@@ -8,6 +8,7 @@ which rule judges them (:meth:`Method.default_rule`), and how it ends (:meth:`Me
 from __future__ import annotations
 
 import inspect
+import math
 import time
 
 from abc import ABCMeta, abstractmethod
@@ -166,6 +167,8 @@ class Ending:
         Whether a callback set the parameters to the result.
     warnings : list of str
         What the fit will warn of at its very end.
+    khat : float
+        Of importance weights of the result, NaN where none are known.
     """
 
     reason: StopReason = StopReason.COMPLETED
@@ -175,14 +178,16 @@ class Ending:
     outside: bool = False
     has_result: bool = False
     warnings: list[str] = field(default_factory=list)
+    khat: float = math.nan
 
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a method adds to the report at the end: evidence, and what to warn of."""
+    """What a method adds to the report at the end: evidence, what to warn of, and k-hat."""
 
     evidence: str = ""
     warning: str = ""
+    khat: float = math.nan
 
 
 class _Timed(ABCMeta):

@@ -150,9 +150,11 @@ class FitReport:
     warnings : tuple of str
         What the fit warned of at its end, as :class:`~pymc_vi_ext.ConvergenceWarning`.
     khat : float
-        Shape of the tail of the importance weights of up to 1,000 draws of a converged fit, good
-        below .7: how near it is to the posterior where it is. NaN where a step's loss is not that
-        of one draw, or 200 would take longer than .2 seconds; :func:`pymc_vi_ext.diagnose` tells.
+        Shape of the tail of the importance weights of some hundred draws of a converged fit, good
+        below .7: how near it is to the posterior where it is. Above, the fit warns with
+        :class:`~pymc_vi_ext.ApproximationWarning`. NaN where a step's loss is not that of one draw
+        (that of DADVI is not, but it looks at draws of its own), or 200 would take longer than .2
+        seconds; :func:`pymc_vi_ext.diagnose` tells.
     correction : Diagnosis or None
         Of the draws of :func:`pymc_vi_ext.correct`, once it has been called.
     rungs : tuple of Rung

@@ -30,6 +30,31 @@ def test_a_mean_field_of_a_gaussian(r):
     assert abs(report.khat - r) < 3 * (1 + r) / np.sqrt(95)
 
 
+def test_what_is_far_from_the_posterior_warns_and_says_where_to_go():
+    with pytest.warns(vix.ApproximationWarning, match=r"k-hat .* vix\.correct\(approx\)") as caught:
+        approx = fitted(correlated(0.99))
+    assert len(caught) == 1
+    assert caught[0].message.approx is approx
+    assert caught[0].filename == __file__
+    assert approx.report.converged
+    assert approx.report.warnings == ()
+
+
+@pytest.mark.filterwarnings("error::pymc_vi_ext.ApproximationWarning")
+@pytest.mark.parametrize("options", [{}, {"method": "auto"}])
+def test_what_is_near_or_was_corrected_does_not(options):
+    model = correlated(0.99) if options else correlated(0.1)
+    assert fitted(model, **options).report.converged
+
+
+def test_dadvi_knows_it_of_other_draws():
+    # Exact of a Gaussian: all weights are equal, and the tail has no length.
+    assert fitted(correlated(0.8), method="dadvi").report.khat == -np.inf
+    approx = fitted(MODELS["hierarchical"](), method="dadvi")
+    other = vix.diagnostics.khat(vix.to_datatree(approx, 1_000, 3))
+    assert abs(approx.report.khat - other) < 4 * np.sqrt(2) * (1 + other) / np.sqrt(95)
+
+
 def test_it_is_what_fresh_draws_give():
     approx = fitted(MODELS["hierarchical"]())
     tree = vix.to_datatree(approx, 1_000, random_seed=3)
@@ -48,7 +73,6 @@ def test_the_exact_posterior():
         ("conjugate", {"obj_n_mc": 4}),
         ("conjugate", {"score": False}),
         ("conjugate", {"objective": vix.objectives.ELBO(gradient="entropy")}),
-        ("conjugate", {"method": "dadvi"}),
         ("minibatch", {}),
     ],
 )

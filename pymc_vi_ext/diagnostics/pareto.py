@@ -11,6 +11,8 @@ from pymc_vi_ext.diagnostics._weights import log_weights
 
 # Below this the approximation is close, and draws by their weights are trusted.
 TRUSTED_KHAT = 0.5
+# Above this means and standard deviations may be far off.
+GOOD_KHAT = 0.7
 # Log weights nearer than this, which is above what rounding makes of equal ones, are equal.
 _EQUAL = 1e-9
 # Log of the ratio of two weights beside the larger of which the smaller is 0 to a float.
@@ -118,6 +120,14 @@ def smoothed_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
     weights = np.zeros(n)
     weights[known] = np.exp(logs - logs.max())
     return weights / weights.sum(), shape
+
+
+def khat_of(log_ratios: np.ndarray) -> float:
+    """Return what :func:`smoothed_weights` does of the tail; NaN where there is none to fit."""
+    try:
+        return smoothed_weights(log_ratios)[1]
+    except ValueError:
+        return float("nan")
 
 
 def moved_by(weights: np.ndarray, columns: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from pymc_vi_ext.approximations import family_of
 from pymc_vi_ext.approximations._algebra import normal_log_density
 from pymc_vi_ext.callbacks import NewtonStop
 from pymc_vi_ext.callbacks._statistics import mean_and_error
+from pymc_vi_ext.diagnostics.pareto import khat_of
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.inference._newton import NewtonLoop, NewtonProgram
 from pymc_vi_ext.inference.base import LoopMethod, continuous_model
@@ -334,5 +335,6 @@ class DADVI(LoopMethod, KLqp):
         optimism = "" if lost < limit else f", {lost:.2g} nat better on themselves than on others"
         return Conclusion(
             f"ELBO of the result {elbo:.5g} +- {elbo_error:.2g}; {error}: "
-            f"{len(self.draws)} draws {verdict}{optimism}"
+            f"{len(self.draws)} draws {verdict}{optimism}",
+            khat=khat_of(of_result),
         )
