@@ -107,7 +107,7 @@ def fit_automatically(
     report: FitReport = best.report
     before = report.timings.before_s
     spent = Timings(before, 0.0, 0.0, time.perf_counter() - started - before)
-    best.report = replace(report, rungs=tuple(rungs), timings=spent)
+    best.report = replace(report, method="auto", rungs=tuple(rungs), timings=spent)
     return best
 
 

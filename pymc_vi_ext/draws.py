@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
 from pymc.variational.opvi import Approximation
-from pytensor.compile.mode import get_mode
+from pytensor.compile.mode import Mode, get_mode
 from pytensor.graph.basic import Variable
 from pytensor.graph.replace import clone_replace
 from xarray import DataTree
@@ -186,6 +186,48 @@ def as_datatree(
     return tree
 
 
+def add_log_likelihood(tree: DataTree, model: pm.Model) -> None:
+    """Add the log likelihood of each observation at each draw, in nats, to a tree.
+
+    Parameters
+    ----------
+    tree : DataTree
+        As :func:`as_datatree` lays it out.
+    model : pymc.Model
+        On all data: of minibatches the terms are scaled, and those of other rows at each draw.
+    """
+    with python_only():
+        compile_kwargs = {"mode": _mode(model.basic_RVs)}
+        pm.compute_log_likelihood(
+            tree, model=model, progressbar=False, compile_kwargs=compile_kwargs
+        )
+
+
+def add_posterior_predictive(tree: DataTree, model: pm.Model, random_seed: int | None) -> None:
+    """Add data drawn from the model at each draw, one set each, to a tree.
+
+    Parameters
+    ----------
+    tree : DataTree
+        As :func:`as_datatree` lays it out.
+    model : pymc.Model
+        On all data.
+    random_seed : int or None
+        Of the draws in the tree; that of the data follows from it.
+    """
+    # The same seed would give the data the very noise that the draws are made of.
+    another = int(np.random.default_rng(random_seed).integers(2**31))
+    with python_only():
+        found = pm.sample_posterior_predictive(
+            tree,
+            model=model,
+            random_seed=another,
+            progressbar=False,
+            compile_kwargs={"mode": _mode(model.basic_RVs)},
+        )
+    tree["posterior_predictive"] = found["posterior_predictive"]
+
+
 def _posterior(model: pm.Model) -> tuple[list[str], list[Variable]]:
     """Return what a DataTree has of one draw, as graphs over the value variables, by name."""
     variables = [*model.free_RVs, *model.deterministics]
@@ -198,16 +240,15 @@ def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any]]:
 
     Returns names of the values, the function and its generators.
     """
-    model = approx.model
     # One minibatch for all draws would be an error that they share, and that none shows.
-    whole = on_all_data(model) if has_minibatches(model) else None
+    whole = on_all_data(approx.model) if has_minibatches(approx.model) else None
+    model = approx.model if whole is None else whole
     view = vectorized_approximation(approx, whole)
     names, outputs = _posterior(model)
     values = [plain(model.rvs_to_values[rv]) for rv in model.free_RVs]
     points = pt.concatenate([v.ravel().astype(view.symbolic_randoms[0].dtype) for v in values])
     names += ["points", "lp"]
-    logp = (model if whole is None else whole).logp()
-    nodes = view.symbolic_sample_over_posterior([*outputs, points, logp])
+    nodes = view.symbolic_sample_over_posterior([*outputs, points, model.logp()])
     if approx.has_logq:
         names.append("log_q")
         nodes.append(view.symbolic_logq)
@@ -217,17 +258,18 @@ def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any]]:
 
 
 def _compiled(inputs: list[Variable], nodes: list[Variable]) -> Sampler:
+    with python_only():
+        compiled: Sampler = pm.pytensorf.compile(inputs, nodes, mode=_mode(nodes))
+    return compiled
+
+
+def _mode(nodes: Sequence[Variable]) -> Mode:
+    """Return how functions of draws are run."""
     if has_scan(nodes):
         # Draw by draw, and step by step inside: worth a compiler.
-        function = pm.pytensorf.compile(
-            inputs, nodes, mode=get_mode("NUMBA").excluding(SLICES_OF_ONE)
-        )
-    else:
-        # Vectorised over draws, NumPy is quick enough; compiling would cost more than it saves.
-        with python_only():
-            function = pm.pytensorf.compile(inputs, nodes, mode=PYTHON_MODE)
-    compiled: Sampler = function
-    return compiled
+        return get_mode("NUMBA").excluding(SLICES_OF_ONE)
+    # NumPy is quick enough; compiling would cost more than it saves.
+    return PYTHON_MODE
 
 
 def _numbers_of_a_draw(model: pm.Model, d: int) -> int:

@@ -216,6 +216,7 @@ def end_before_steps(method: Method, call: Call, backend: str | None, timings: T
         backend=backend or "auto",
         seed=method.seed if call.random_seed is None else call.random_seed,
         versions=versions(),
+        method=_called(method, call.options),
     )
 
 
@@ -305,6 +306,7 @@ def _run(
         loss="" if trace.losses is None else _loss_name(method, session.unit),
         warnings=tuple(ending.warnings),
         khat=ending.khat,
+        method=_called(method, session.options),
     )
     if ending.error is not None:
         ending.error.approx = approx  # type: ignore[attr-defined]
@@ -328,6 +330,12 @@ def warn_of(approx: Approximation) -> None:
                 approx,
             )
         )
+
+
+def _called(method: Method, options: Mapping[str, Any] | None) -> str:
+    """Return what :func:`pymc_vi_ext.fit` was given, by name; else the class of the method."""
+    given = {} if options is None else options
+    return given["method"].lower() if isinstance(given.get("method"), str) else method.name
 
 
 def _loss_name(method: Method, unit: float) -> str:

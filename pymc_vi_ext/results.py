@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import pymc as pm
-
 from pymc.variational.opvi import Approximation
 from xarray import DataTree
 
-from pymc_vi_ext.approximations.empirical import Empirical
 from pymc_vi_ext.diagnostics.verdict import Diagnosis, Verdict
-from pymc_vi_ext.draws import as_datatree, draw
+from pymc_vi_ext.draws import add_log_likelihood, add_posterior_predictive, as_datatree, draw
+from pymc_vi_ext.fit_record import attributes_of, variational_group
 from pymc_vi_ext.minibatches import has_minibatches, on_all_data
+from pymc_vi_ext.options import whole_number
 
 
 class StopReason(enum.Enum):
@@ -159,6 +157,9 @@ class FitReport:
         Of the draws of :func:`pymc_vi_ext.correct`, once it has been called.
     rungs : tuple of Rung
         What ``method="auto"`` has done, in its order.
+    method : str
+        Name by which :func:`~pymc_vi_ext.fit` was given it, or that of the class of an inference
+        object.
     """
 
     stop_reason: StopReason
@@ -175,6 +176,7 @@ class FitReport:
     khat: float = float("nan")
     correction: Diagnosis | None = None
     rungs: tuple[Rung, ...] = ()
+    method: str = ""
 
     @property
     def verdict(self) -> Verdict | None:
@@ -192,6 +194,7 @@ def to_datatree(
     draws: int = 1000,
     random_seed: int | None = None,
     log_likelihood: bool = False,
+    posterior_predictive: bool = False,
 ) -> DataTree:
     r"""Draw from an approximation into the DataTree that ArviZ works with.
 
@@ -204,7 +207,9 @@ def to_datatree(
     random_seed : int, optional
         The same seed gives the same draws, in whatever thread.
     log_likelihood : bool
-        Whether to add the pointwise log likelihood (for LOO), of all rows behind minibatches.
+        Whether to add the log likelihood of each observation, in nats, for LOO.
+    posterior_predictive : bool
+        Whether to add data drawn from the model, one set at each draw.
 
     Returns
     -------
@@ -213,18 +218,29 @@ def to_datatree(
         dims and coords. ``sample_stats``: ``lp``, the joint log density
         :math:`\log p(y, z)` of each draw in nats, on the unconstrained space (log Jacobian
         included), and ``log_q``, the approximation's log density there; (chain, draw) each.
-        Particle approximations have no density, so no ``log_q``. With ``pm.Minibatch`` the ``lp``
-        is that of all data. ``observed_data`` and ``constant_data`` as
-        :func:`pymc.sample` gives them.
+        Particle approximations have no density, so no ``log_q``. ``observed_data`` and
+        ``constant_data`` as :func:`pymc.sample` gives them; ``log_likelihood`` and
+        ``posterior_predictive``, (chain, draw, \*dims), where they are asked for. With
+        ``pm.Minibatch`` everything is of all data: ``lp``, Deterministics, the data themselves.
 
-        Attributes, where there is a report: ``approximation``, ``stop_reason``, ``evidence``,
-        ``backend``, ``steps``, ``fit_seconds``, ``seed`` (-1 if none was given), ``versions`` (as
-        JSON), and of ``method="auto"`` its ``verdict``.
+        ``variational``: ``loss`` (step), where there is a history; its attribute ``long_name`` says
+        what it is, as ``report.loss`` does. Below it is a group for each of the approximation's,
+        by the name of its family (``variational/mean_field``), with its parameters. An axis
+        ``element`` of theirs goes over the unconstrained space, and its coordinate names what is
+        there: ``tau_log__``, ``theta[0]``. ``variational/tracked``, with the dimension
+        ``tracked_step``, is what a :class:`~pymc_vi_ext.callbacks.Tracker` of the last fit has
+        recorded.
+
+        Attributes, where there is a report: ``method``, ``approximation``, ``stop_reason``,
+        ``evidence``, ``backend``, ``steps``, ``fit_seconds``, ``seed`` (-1 if none was given),
+        ``versions`` (as JSON), ``khat`` where it is known, and of ``method="auto"`` its
+        ``verdict``. ``tree.to_netcdf(path, engine="h5netcdf")`` saves all of it.
 
     Raises
     ------
     ValueError
-        If `draws` is not positive.
+        If `draws` is not positive, or the model observes nothing of which there could be a
+        log likelihood, or that could be repeated.
 
     Examples
     --------
@@ -239,40 +255,25 @@ def to_datatree(
     {'chain': 1, 'draw': 500, 'city': 2}
     >>> sorted(tree.sample_stats.data_vars)
     ['log_q', 'lp']
+    >>> tree["variational/mean_field/mu"].coords["element"].values.tolist()
+    ['x[0]', 'x[1]']
     """
-    if draws < 1:
-        raise ValueError(f"`draws` must be at least 1, not {draws}.")
+    draws = whole_number("draws", draws)
+    model = on_all_data(approx.model) if has_minibatches(approx.model) else approx.model
+    of_data = {"log_likelihood": log_likelihood, "posterior_predictive": posterior_predictive}
+    asked = [name for name, wanted in of_data.items() if wanted]
+    if asked and not model.observed_RVs:
+        raise ValueError(f"The model has no observed variables: leave out {' and '.join(asked)}.")
     drawn = draw(approx, draws, random_seed)
     tree = as_datatree(
-        approx.model,
+        model,
         {name: values[None] for name, values in drawn.values.items()},
         {name: values[None] for name, values in drawn.statistics.items()},
     )
-    tree.attrs |= _described(approx)
+    tree.attrs |= attributes_of(approx)
+    tree["variational"] = variational_group(approx)
     if log_likelihood:
-        # Of minibatches the terms are scaled, and those of other rows at each draw.
-        batched = has_minibatches(approx.model)
-        model = on_all_data(approx.model) if batched else approx.model
-        pm.compute_log_likelihood(tree, model=model, progressbar=False)
+        add_log_likelihood(tree, model)
+    if posterior_predictive:
+        add_posterior_predictive(tree, model, random_seed)
     return tree
-
-
-def _described(approx: Approximation) -> dict[str, str | int | float]:
-    """Return what a report says, as netCDF can hold it."""
-    report: FitReport | None = vars(approx).get("report")
-    if report is None:
-        return {}
-    described: dict[str, str | int | float] = {
-        "approximation": type(approx).__name__,
-        "stop_reason": report.stop_reason.value,
-        "evidence": report.evidence,
-        "backend": report.backend,
-        "steps": report.steps,
-        "fit_seconds": report.timings.total_s,
-        "seed": -1 if report.seed is None else int(report.seed),
-        "versions": json.dumps(dict(report.versions)),
-    }
-    # A correction of a fit judges its own draws, and not those of the fit.
-    if isinstance(approx, Empirical) and report.verdict is not None:
-        described["verdict"] = report.verdict.value
-    return described

@@ -32,6 +32,7 @@ from pymc_vi_ext.draws import (
 )
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.errors import NoDensityError
+from pymc_vi_ext.fit_record import attributes_of
 from pymc_vi_ext.minibatches import has_minibatches, on_all_data
 from pymc_vi_ext.options import positive, whole_number
 from pymc_vi_ext.results import FitReport
@@ -110,7 +111,8 @@ def correct(
         chain, ``backend``; ``scouts``, how many points from far away looked for other mass last,
         and ``elsewhere``, how many found some. The error of the fit, against these
         draws, on the unconstrained space: ``fit_mean_error`` (largest, in standard deviations),
-        ``fit_sd_ratio_least`` and ``fit_sd_ratio_most``.
+        ``fit_sd_ratio_least`` and ``fit_sd_ratio_most``. What :func:`pymc_vi_ext.to_datatree`
+        says of the fit, where there is a report.
 
         ``approx.report.correction``, where there is a report, is the diagnosis of these draws.
 
@@ -218,6 +220,7 @@ def correct(
     else:
         assert weights is not None
         tree = _of_weights(model, weights, chosen, drawn)
+    tree.attrs = attributes_of(approx) | tree.attrs
     tree.attrs |= {"khat": khat, "scouts": elsewhere.scouts, "elsewhere": len(elsewhere.points)}
     tree.attrs["seconds"] = time.perf_counter() - started
     found = diagnose(tree)
