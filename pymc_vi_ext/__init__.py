@@ -32,6 +32,7 @@ _EXPORTS = {
     "FlowADVI": "inference",
     "StopReason": "results",
     "Verdict": "diagnostics",
+    "check_calibration": "calibration",
     "compare": "comparison",
     "correct": "correction",
     "diagnose": "diagnosis",
@@ -61,6 +62,7 @@ __all__ = ["__version__", *sorted(_EXPORTS)]
 
 if TYPE_CHECKING:
     from pymc_vi_ext.approximations.empirical import Empirical as Empirical
+    from pymc_vi_ext.calibration import check_calibration as check_calibration
     from pymc_vi_ext.comparison import Comparison as Comparison
     from pymc_vi_ext.comparison import compare as compare
     from pymc_vi_ext.correction import correct as correct

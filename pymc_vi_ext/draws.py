@@ -159,12 +159,7 @@ def as_datatree(
     """
     with building():
         observed, constant = find_observations(model), find_constants(model)
-        coords, dims = coords_and_dims_for_inferencedata(model)
-    for name, drawn in posterior.items():
-        lengths = [len(coords[dim]) if dim in coords else None for dim in dims.get(name, ())]
-        if any(n not in (None, m) for n, m in zip(lengths, drawn.shape[2:], strict=False)):
-            # A Deterministic of another shape than its labels say, as some of Bambi's are.
-            del dims[name]
+        coords, dims = labels_of(model, posterior)
     groups = {
         "posterior": posterior,
         "sample_stats": statistics,
@@ -184,6 +179,25 @@ def as_datatree(
             "inference_library_version": __version__,
         }
     return tree
+
+
+def labels_of(
+    model: pm.Model, values: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    r"""Return the coords of a model, and the dims of its variables that fit to their values.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    values : mapping of str to array of shape (chains, draws, \*dims)
+    """
+    coords, dims = coords_and_dims_for_inferencedata(model)
+    for name, drawn in values.items():
+        lengths = [len(coords[dim]) if dim in coords else None for dim in dims.get(name, ())]
+        if any(n not in (None, m) for n, m in zip(lengths, drawn.shape[2:], strict=False)):
+            # A Deterministic of another shape than its labels say, as some of Bambi's are.
+            del dims[name]
+    return coords, dims
 
 
 def add_log_likelihood(tree: DataTree, model: pm.Model) -> None:
