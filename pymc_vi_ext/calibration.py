@@ -23,7 +23,7 @@ from pymc_vi_ext.approximations.parameters import flat_parameters, set_parameter
 from pymc_vi_ext.draws import draw, labels_of
 from pymc_vi_ext.engine.labels import labelled_as
 from pymc_vi_ext.engine.python_mode import PYTHON_MODE
-from pymc_vi_ext.errors import ConvergenceWarning, UnknownNameError
+from pymc_vi_ext.errors import FitWarning, UnknownNameError
 from pymc_vi_ext.fitting import fit
 from pymc_vi_ext.inference import METHODS
 from pymc_vi_ext.minibatches import has_minibatches
@@ -200,9 +200,9 @@ def _from_prior(model: pm.Model, simulations: int, random_seed: int) -> dict[str
 
 
 def _fitted(inference: Any, **options: Any) -> Any:
-    """Fit without a word of a fit that has not converged: it is counted."""
+    """Fit without a word of a fit that went wrong: how it ended is counted."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", FitWarning)
         return fit(method=inference, progressbar=False, **options)
 
 

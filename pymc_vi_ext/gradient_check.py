@@ -17,7 +17,7 @@ from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.engine import GrowingProgram, Loop, Program, StepProgram
 from pymc_vi_ext.engine.density import refuse_lost
-from pymc_vi_ext.minibatches import has_minibatches, on_all_data
+from pymc_vi_ext.minibatches import on_all_data
 from pymc_vi_ext.probe import Probe, is_lost
 from pymc_vi_ext.upstream import layout, reseed_rngs
 
@@ -73,7 +73,7 @@ def check_gradient(approx: Approximation, program: Program, loop: Loop) -> None:
     if lost:
         # On batches that differ from call to call no gradient can be told from another.
         model = approx.model
-        refuse_lost(on_all_data(model) if has_minibatches(model) else model, loop.backend, lost)
+        refuse_lost(on_all_data(model), loop.backend, lost)
 
 
 def _directions(

@@ -29,9 +29,12 @@ def has_minibatches(model: pm.Model) -> bool:
 def on_all_data(model: pm.Model) -> pm.Model:
     """Return `model` with the data in place of the minibatches that are drawn from them.
 
-    Its variables have the same names, in the same order; data that are shared variables are shared.
-    Totals are kept, so that a total which is the size of the data weighs them by 1.
+    The model itself where there are none. Its variables have the same names, in the same order;
+    data that are shared variables are shared. Totals are kept, so that a total which is the size of
+    the data weighs them by 1.
     """
+    if not has_minibatches(model):
+        return model
     graph, _ = fgraph_from_model(model)
     new: dict[Variable, Variable] = {
         batch: data

@@ -14,7 +14,7 @@ from xarray import DataTree
 from pymc_vi_ext.diagnostics.verdict import Diagnosis, Verdict
 from pymc_vi_ext.draws import add_log_likelihood, add_posterior_predictive, as_datatree, draw
 from pymc_vi_ext.fit_record import attributes_of, variational_group
-from pymc_vi_ext.minibatches import has_minibatches, on_all_data
+from pymc_vi_ext.minibatches import on_all_data
 from pymc_vi_ext.options import whole_number
 
 
@@ -259,7 +259,7 @@ def to_datatree(
     ['x[0]', 'x[1]']
     """
     draws = whole_number("draws", draws)
-    model = on_all_data(approx.model) if has_minibatches(approx.model) else approx.model
+    model = on_all_data(approx.model)
     of_data = {"log_likelihood": log_likelihood, "posterior_predictive": posterior_predictive}
     asked = [name for name, wanted in of_data.items() if wanted]
     if asked and not model.observed_RVs:

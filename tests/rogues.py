@@ -17,13 +17,29 @@ import pytensor.tensor as pt
 
 from pymc.pytensorf import floatX
 from scipy.optimize import minimize
-from scipy.stats import norm
+from scipy.stats import (
+    beta,
+    cauchy,
+    expon,
+    gamma,
+    halfcauchy,
+    laplace,
+    lognorm,
+    norm,
+    t,
+    truncnorm,
+    uniform,
+)
+from scipy.stats.distributions import rv_frozen
 
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.zoo.posteriordb.eight_schools import eight_schools_centered
 
 # Judges a mean field: nats short, and its sds over the optimum's.
 Judge = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
+# Means and standard deviations of all variables, one after the other, and no numbers or infinite
+# where there are none.
+Moments = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,10 @@ class Rogue:
         Whether its optimum has to be sought from the result.
     large : bool
         Whether its data are too many for backends that take one call a step.
+    moments : callable, optional
+        Gives those of the posterior, where they are known.
+    improper : bool
+        Whether there is no posterior.
     """
 
     build: Callable[[], pm.Model]
@@ -52,6 +72,8 @@ class Rogue:
     never: bool = False
     polished: bool = False
     large: bool = False
+    moments: Callable[[], Moments] | None = None
+    improper: bool = False
 
 
 def gaussian(mean: np.ndarray, precision: np.ndarray) -> Judge:
@@ -65,6 +87,28 @@ def gaussian(mean: np.ndarray, precision: np.ndarray) -> Judge:
         return float(nats), np.sqrt(squares)
 
     return judge
+
+
+def of_gaussian(
+    build: Callable[[], pm.Model], mean: np.ndarray, precision: np.ndarray, *, large: bool = False
+) -> Rogue:
+    """Return a rogue whose posterior is a Gaussian of this mean and precision."""
+    mean, precision = np.atleast_1d(mean), np.atleast_2d(precision)
+
+    def moments() -> Moments:
+        return mean, np.sqrt(np.diag(np.linalg.inv(precision)))
+
+    return Rogue(build, gaussian(mean, precision), large=large, moments=moments)
+
+
+def prior(dist: Callable[[], object], exact: rv_frozen, **more: float) -> Rogue:
+    """Return a rogue of one prior, with the same distribution of SciPy's."""
+    return Rogue(one(dist), moments=lambda: of_scipy(exact), **more)
+
+
+def of_scipy(*variables: rv_frozen) -> Moments:
+    """Return the moments of independent variables."""
+    return np.array([v.mean() for v in variables]), np.array([v.std() for v in variables])
 
 
 def by_quadrature(model: pm.Model) -> Judge:
@@ -108,7 +152,7 @@ def scales(*sds: float, means: float = 0.0) -> Rogue:
             pm.Normal("x", means, np.array(sds), shape=len(sds))
         return model
 
-    return Rogue(build, gaussian(np.full(len(sds), means), np.diag(1 / np.square(sds))))
+    return of_gaussian(build, np.full(len(sds), means), np.diag(1 / np.square(sds)))
 
 
 def correlated(d: int, rho: float) -> Rogue:
@@ -120,7 +164,7 @@ def correlated(d: int, rho: float) -> Rogue:
             pm.MvNormal("x", np.zeros(d), cov)
         return model
 
-    return Rogue(build, gaussian(np.zeros(d), np.linalg.inv(cov)))
+    return of_gaussian(build, np.zeros(d), np.linalg.inv(cov))
 
 
 def walk(n: int = 1_000) -> Rogue:
@@ -141,7 +185,7 @@ def walk(n: int = 1_000) -> Rogue:
     lower = 0.3 * np.tril(np.ones((n, n)))
     of_steps = lower.T @ precision @ lower
     mean = np.linalg.solve(of_steps, lower.T @ y)
-    return Rogue(build, gaussian(mean, of_steps))
+    return of_gaussian(build, mean, of_steps)
 
 
 def regression(
@@ -164,7 +208,7 @@ def regression(
 
     precision = x.T @ x + np.eye(columns) / 100
     large = rows > 50_000
-    return Rogue(build, gaussian(np.linalg.solve(precision, x.T @ y), precision), large=large)
+    return of_gaussian(build, np.linalg.solve(precision, x.T @ y), precision, large=large)
 
 
 def table(rows: int = 20_000, columns: int = 10, batch: int = 100) -> Rogue:
@@ -179,7 +223,7 @@ def table(rows: int = 20_000, columns: int = 10, batch: int = 100) -> Rogue:
         return model
 
     precision = np.eye(columns) * (rows / 9 + 1e-4)
-    return Rogue(build, gaussian(data.sum(axis=0) / 9 / np.diag(precision), precision))
+    return of_gaussian(build, data.sum(axis=0) / 9 / np.diag(precision), precision)
 
 
 def totals() -> Rogue:
@@ -198,7 +242,7 @@ def totals() -> Rogue:
         return model
 
     precision = 1 / 100 + 5_000 / 4 + 300 + 40 / 9
-    return Rogue(build, gaussian((a.sum() / 4 + b.sum() + c.sum() / 9) / precision, precision))
+    return of_gaussian(build, (a.sum() / 4 + b.sum() + c.sum() / 9) / precision, precision)
 
 
 def flat_line() -> Rogue:
@@ -215,7 +259,7 @@ def flat_line() -> Rogue:
         return model
 
     precision = design.T @ design
-    return Rogue(build, gaussian(np.linalg.solve(precision, design.T @ y), precision))
+    return of_gaussian(build, np.linalg.solve(precision, design.T @ y), precision)
 
 
 def edge() -> pm.Model:
@@ -243,6 +287,18 @@ def within() -> pm.Model:
     return model
 
 
+def within_moments() -> Moments:
+    """Return those of t and u, by quadrature over a grid below the diagonal."""
+    t, part = np.meshgrid(np.linspace(1e-4, 9, 4_000), (np.arange(2_000) + 0.5) / 2_000)
+    u = t * part
+    # The density of u is 1 / t, and du is t times that of its part.
+    weights = np.exp(-0.5 * t**2 - 0.5 * (u - 0.5) ** 2)
+    weights /= weights.sum()
+    means = np.array([np.sum(weights * v) for v in (t, u)])
+    squares = np.array([np.sum(weights * v**2) for v in (t, u)])
+    return means, np.sqrt(squares - means**2)
+
+
 def separated() -> pm.Model:
     """A logistic regression of data that a line separates, under a flat prior: improper."""
     x = np.linspace(-2, 2, 20)
@@ -258,6 +314,15 @@ def poisson_zero() -> pm.Model:
         x = pm.Normal("x", 0, 10.0)
         pm.Poisson("y", pm.math.exp(x), observed=0)
     return model
+
+
+def poisson_zero_moments() -> Moments:
+    """Return those of x, by quadrature."""
+    x = np.linspace(-80, 10, 200_001)
+    weights = np.exp(-0.5 * (x / 10) ** 2 - np.exp(x))
+    weights /= weights.sum()
+    mean = weights @ x
+    return np.array([mean]), np.array([np.sqrt(weights @ (x - mean) ** 2)])
 
 
 def labels() -> pm.Model:
@@ -321,9 +386,13 @@ def schools() -> pm.Model:
     return eight_schools_centered({"J": 8, "y": effects, "sigma": errors})
 
 
-def polished(build: Callable[[], pm.Model], allowed: float = 0.1) -> Rogue:
+def polished(
+    build: Callable[[], pm.Model],
+    allowed: float = 0.1,
+    moments: Callable[[], Moments] | None = None,
+) -> Rogue:
     """Return a rogue whose optimum is sought from the result."""
-    return Rogue(build, allowed=allowed, polished=True)
+    return Rogue(build, allowed=allowed, polished=True, moments=moments)
 
 
 HEAVY = 0.3
@@ -343,27 +412,32 @@ ROGUES: dict[str, Rogue] = {
     "minibatch of a table": table(),
     "minibatches of different totals": totals(),
     "flat line": flat_line(),
-    "cauchy": Rogue(one(lambda: pm.Cauchy("x", 0.0, 1.0)), allowed=HEAVY),
-    "student t 1.5": Rogue(one(lambda: pm.StudentT("x", 1.5, mu=3.0, sigma=2.0)), allowed=HEAVY),
-    "half cauchy": Rogue(one(lambda: pm.HalfCauchy("x", 1.0)), allowed=HEAVY),
-    "laplace": Rogue(one(lambda: pm.Laplace("x", 1.0, 1e-3))),
-    "exponential": Rogue(one(lambda: pm.Exponential("x", 1e-3))),
-    "gamma .1": Rogue(one(lambda: pm.Gamma("x", 0.1, 1.0)), allowed=HEAVY),
-    "beta .5": Rogue(one(lambda: pm.Beta("x", 0.5, 0.5))),
-    "uniform": Rogue(one(lambda: pm.Uniform("x", 0.0, 1.0))),
-    "lognormal 3": Rogue(one(lambda: pm.LogNormal("x", 0.0, 3.0))),
-    "poisson zero": Rogue(poisson_zero, allowed=HEAVY),
-    "edge": Rogue(edge, never=True),
-    "thin edge": Rogue(thin_edge, never=True),
-    "uniform within": Rogue(within, never=True),
-    "improper": Rogue(one(lambda: pm.Flat("x")), never=True),
-    "separation": Rogue(separated, never=True),
-    "dirichlet 50": polished(one(lambda: pm.Dirichlet("x", np.full(50, 0.5)))),
+    "cauchy": prior(lambda: pm.Cauchy("x", 0.0, 1.0), cauchy(), allowed=HEAVY),
+    "student t 1.5": prior(
+        lambda: pm.StudentT("x", 1.5, mu=3.0, sigma=2.0), t(1.5, 3.0, 2.0), allowed=HEAVY
+    ),
+    "half cauchy": prior(lambda: pm.HalfCauchy("x", 1.0), halfcauchy(), allowed=HEAVY),
+    "laplace": prior(lambda: pm.Laplace("x", 1.0, 1e-3), laplace(1.0, 1e-3)),
+    "exponential": prior(lambda: pm.Exponential("x", 1e-3), expon(scale=1e3)),
+    "gamma .1": prior(lambda: pm.Gamma("x", 0.1, 1.0), gamma(0.1), allowed=HEAVY),
+    "beta .5": prior(lambda: pm.Beta("x", 0.5, 0.5), beta(0.5, 0.5)),
+    "uniform": prior(lambda: pm.Uniform("x", 0.0, 1.0), uniform()),
+    "lognormal 3": prior(lambda: pm.LogNormal("x", 0.0, 3.0), lognorm(3.0)),
+    "poisson zero": Rogue(poisson_zero, allowed=HEAVY, moments=poisson_zero_moments),
+    "edge": Rogue(edge, never=True, moments=lambda: of_scipy(truncnorm(-1.5, np.inf))),
+    "thin edge": Rogue(thin_edge, never=True, moments=lambda: of_scipy(truncnorm(-3.2, np.inf))),
+    "uniform within": Rogue(within, never=True, moments=within_moments),
+    "improper": Rogue(one(lambda: pm.Flat("x")), never=True, improper=True),
+    "separation": Rogue(separated, never=True, improper=True),
+    "dirichlet 50": polished(
+        one(lambda: pm.Dirichlet("x", np.full(50, 0.5))),
+        moments=lambda: of_scipy(*[beta(0.5, 24.5)] * 50),
+    ),
     "lkj": polished(lkj),
     "ordered": polished(ordered),
     "label switching": polished(labels),
     "horseshoe": polished(horseshoe, HEAVY),
-    "funnel": polished(funnel, HEAVY),
+    "funnel": polished(funnel, HEAVY, lambda: (np.zeros(10), np.array([3.0, *[np.exp(2.25)] * 9]))),
     "schools centered": polished(schools, HEAVY),
 }
 """Name -> rogue."""

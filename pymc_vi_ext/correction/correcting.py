@@ -33,7 +33,7 @@ from pymc_vi_ext.draws import (
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.errors import NoDensityError
 from pymc_vi_ext.fit_record import attributes_of
-from pymc_vi_ext.minibatches import has_minibatches, on_all_data
+from pymc_vi_ext.minibatches import on_all_data
 from pymc_vi_ext.options import positive, whole_number
 from pymc_vi_ext.results import FitReport
 
@@ -174,7 +174,7 @@ def correct(
         raise NoDensityError(
             "No draw of the approximation has a finite log density: nothing can begin there."
         )
-    model = on_all_data(approx.model) if has_minibatches(approx.model) else approx.model
+    model = on_all_data(approx.model)
     khat, weights = _trusted_weights(drawn)
     moving = ManyChains(LogDensity(model), count, backend)
     groups = count // _PER_SUPERCHAIN
