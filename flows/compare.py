@@ -24,7 +24,7 @@ from pymc_vi_ext.comparison import (
     run_method,
     summarise,
 )
-from pymc_vi_ext.comparison.config import build_model, config_type, load_config
+from pymc_vi_ext.comparison.config import build_model, config_type, load_config, reference_of
 from pymc_vi_ext.comparison.storage import load_result, save_result
 from pymc_vi_ext.errors import INTERRUPT
 from pymc_vi_ext.interrupts import take
@@ -104,7 +104,8 @@ def score(
     with warnings.catch_warnings():
         # The table has it as a note, and the command line prints the notes.
         warnings.simplefilter("ignore", ReferenceWarning)
-        comparison = summarise([load_result(folder) for folder in folders], parsed.reference)
+        results = [load_result(folder) for folder in folders]
+        comparison = summarise(results, reference_of(parsed))
     execution = Execution(ids["parent"], tuple(ids["children"]))
     report_comparison(open_tracker(tracking_uri), execution, comparison)
     return {"table": comparison.table.reset_index().to_dict(orient="records"), **ids}

@@ -16,17 +16,18 @@ from rich.text import Text
 from pymc_vi_ext.comparison import METRICS, Metric, Status
 
 _STYLES = {
-    Status.FINISHED: "bold",
-    Status.FAILED: "bold red",
-    Status.INTERRUPTED: "bold yellow",
-    Status.NOT_RUN: "dim",
+    Status.FINISHED.value: "bold",
+    Status.FAILED.value: "bold red",
+    Status.INTERRUPTED.value: "bold yellow",
+    Status.NOT_RUN.value: "dim",
+    "": "italic",  # the noise floor, which is no run
 }
 
 
 def print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the metrics that have a heading, a row per (method, seed), and the notes below."""
+    """Print the metrics that have a heading, a row per row of the table, and the notes below."""
     shown = [metric for metric in METRICS.values() if metric.heading]
-    several_seeds = len({row["seed"] for row in rows}) > 1
+    several_seeds = len({row["seed"] for row in rows if row["status"]}) > 1
     table = Table(
         title=title,
         title_style="bold",
@@ -42,13 +43,13 @@ def print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]])
     for metric in shown:
         table.add_column(metric.heading, justify="right", no_wrap=True)
     for row in rows:
-        status = Status(row["status"])
-        failed = status in (Status.FAILED, Status.NOT_RUN)
+        status = row["status"]
+        failed = status in (Status.FAILED.value, Status.NOT_RUN.value)
         cells = [Text(str(row["method"]), style=_STYLES[status])]
         if several_seeds:
-            cells.append(Text(str(row["seed"])))
+            cells.append(Text(str(row["seed"]) if status else ""))
         if failed:
-            cells.append(Text(status.value, style=_STYLES[status]))
+            cells.append(Text(status, style=_STYLES[status]))
         else:
             cells += [Text(_number(row[metric.key], metric.format)) for metric in shown]
         table.add_row(*cells)
@@ -58,7 +59,8 @@ def print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]])
     wide.print(table)
     for row in rows:
         if row["note"]:
-            name = f"{row['method']} (seed {row['seed']})" if several_seeds else row["method"]
+            several = several_seeds and row["status"]
+            name = f"{row['method']} (seed {row['seed']})" if several else row["method"]
             console.print(Text.assemble((f"{name}: ", "bold"), row["note"]), soft_wrap=True)
 
 

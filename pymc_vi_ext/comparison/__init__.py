@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pymc_vi_ext.comparison.methods import SAMPLERS, MethodSpec, make_spec, runnable_names
 from pymc_vi_ext.comparison.metrics import METRICS, Metric, Scored
+from pymc_vi_ext.comparison.references import ReferenceWarning
 from pymc_vi_ext.comparison.runner import (
     Comparison,
-    ReferenceWarning,
     compare,
     not_run,
     run_method,

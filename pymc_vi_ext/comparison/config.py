@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import pymc as pm
+import xarray as xr
 
 from pymc_vi_ext import zoo
 from pymc_vi_ext.comparison.methods import MethodSpec, runnable, runnable_names
@@ -32,6 +33,10 @@ except ImportError as error:
     raise ImportError(
         "Configurations need pydantic and pyyaml: pip install 'pymc-vi-ext[flows]'."
     ) from error
+
+
+EXACT_REFERENCE = "exact"
+"""What a configuration says to measure distances to the model's exact draws."""
 
 
 class ConfigError(ValueError):
@@ -72,7 +77,9 @@ class ComparisonConfig(_Strict):
     )
     methods: list[Any] = Field(min_length=1, description="The methods, in their order.")
     reference: str | None = Field(
-        default="nuts", description="Label of the method that distances are measured to."
+        default="nuts",
+        description="Label of the method that distances are measured to, or `exact`, where the "
+        "zoo has exact draws of the model.",
     )
     seeds: list[int] = Field(
         default=[1], min_length=1, description="Each method runs once with each."
@@ -207,6 +214,24 @@ def build_model(
     return model
 
 
+def reference_of(config: ComparisonConfig) -> str | xr.DataTree | None:
+    """Return the reference of a configuration: exact draws, or the label of a method.
+
+    Parameters
+    ----------
+    config : ComparisonConfig
+
+    Returns
+    -------
+    str, xarray.DataTree or None
+        For :func:`pymc_vi_ext.comparison.summarise` and :func:`pymc_vi_ext.compare`.
+    """
+    labels = {spec.label for spec in config.specs()}
+    if config.reference == EXACT_REFERENCE and EXACT_REFERENCE not in labels:
+        return zoo.exact(config.model)
+    return config.reference
+
+
 def json_schema() -> str:
     """Return the JSON schema of a configuration, as text."""
     return json.dumps(config_type().model_json_schema(), indent=2) + "\n"
@@ -232,9 +257,16 @@ def _problems(config: ComparisonConfig, allow_code: bool) -> Iterator[str]:
             "(allow_code=True)."
         )
     specs = config.specs()
-    if config.reference is not None and config.reference not in {spec.label for spec in specs}:
-        labels = ", ".join(spec.label for spec in specs)
-        yield f"reference: {config.reference!r} is none of the methods that run: {labels}."
+    labels = [spec.label for spec in specs]
+    if config.reference == EXACT_REFERENCE and EXACT_REFERENCE not in labels:
+        if config.model not in zoo.EXACT:
+            yield (
+                f"reference: no exact draws of {config.model} are known; there are some of the "
+                f"models {', '.join(zoo.EXACT)}."
+            )
+    elif config.reference is not None and config.reference not in labels:
+        known = ", ".join(labels)
+        yield f"reference: {config.reference!r} is none of the methods that run: {known}."
     try:
         check_plan(specs, config.seeds, None)
     except ValueError as error:

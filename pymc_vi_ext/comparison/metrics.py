@@ -37,12 +37,12 @@ class Scored:
     Attributes
     ----------
     result : MethodResult
-    reference : xarray.DataTree or None
-        The posterior that distances are measured to.
+    reference : xarray.DataTree, xarray.Dataset or None
+        The draws, or moments, that distances are measured to.
     """
 
     result: MethodResult
-    reference: xr.DataTree | None
+    reference: xr.DataTree | xr.Dataset | None
 
     @property
     def draws(self) -> xr.DataTree | None:
@@ -112,14 +112,18 @@ class Metric:
     caption: str
 
 
-def score(result: MethodResult, reference: xr.DataTree | None) -> tuple[dict[str, float], str]:
+def score(
+    result: MethodResult, reference: xr.DataTree | xr.Dataset | None, group: str = ""
+) -> tuple[dict[str, float], str]:
     """Compute every metric of one run.
 
     Parameters
     ----------
     result : MethodResult
-    reference : xarray.DataTree or None
-        Posterior that the distances are measured to; NaN if there is none.
+    reference : xarray.DataTree, xarray.Dataset or None
+        Draws or moments that the distances are measured to; NaN if there are none.
+    group : str
+        What the keys begin with; by default all are computed.
 
     Returns
     -------
@@ -140,6 +144,8 @@ def score(result: MethodResult, reference: xr.DataTree | None) -> tuple[dict[str
     scores: dict[str, float] = {}
     reasons: dict[str, list[str]] = {}
     for key, metric in METRICS.items():
+        if not key.startswith(group):
+            continue
         try:
             scores[key] = float(metric.function(scored))
         except Exception as error:  # one metric's fault must not cost the others, nor the results
@@ -205,9 +211,11 @@ def _distance(summary: Callable[[Distances], float]) -> Callable[[Scored], float
             return NAN
         value = summary(scored.distances)
         if math.isnan(value):
-            if np.isfinite(scored.distances.mean_error_sd_max):
+            if math.isnan(scored.distances.mean_error_sd_max):
+                raise ValueError("No element that varies in the reference has finite draws.")
+            if math.isnan(scored.distances.sd_ratio_worst):
                 raise ValueError("A single draw has neither a standard deviation nor a density.")
-            raise ValueError("No element that varies in the reference has finite draws.")
+        # Moments tell nothing of marginals, nor a single element of correlations.
         return value
 
     return metric
@@ -241,11 +249,32 @@ _ROWS = (
         "ratio of sds to the reference's, the furthest from 1",
     ),
     Metric(
+        "compare/quantile_error_sd_max",
+        _distance(lambda d: d.quantile_error_sd_max),
+        "quantile",
+        ".3f",
+        "largest error of a 5, 50 or 95 % quantile, in sds",
+    ),
+    Metric(
         "compare/wasserstein_mean",
         _distance(lambda d: d.wasserstein_mean),
         "W1",
         ".3f",
         "mean 1-Wasserstein distance of the marginals, in sds",
+    ),
+    Metric(
+        "compare/sliced_wasserstein",
+        _distance(lambda d: d.sliced_wasserstein),
+        "sliced",
+        ".3f",
+        "1-Wasserstein distance of all elements jointly, sliced, in sds",
+    ),
+    Metric(
+        "compare/correlation_error_max",
+        _distance(lambda d: d.correlation_error),
+        "corr",
+        ".3f",
+        "largest error of a correlation",
     ),
     Metric(
         "compare/kde_overlap_min",

@@ -16,8 +16,19 @@ import xarray as xr
 
 from pymc_vi_ext.comparison.methods import MethodSpec, make_spec, negative_elbos, runnable
 from pymc_vi_ext.comparison.metrics import METRICS, score
+from pymc_vi_ext.comparison.noise import COMPARED, NOISE_FLOOR, SEED, noise_floor
+from pymc_vi_ext.comparison.references import (
+    Given,
+    Posterior,
+    Reference,
+    ReferenceWarning,
+    check_given,
+    find_reference,
+    first_sentence,
+    given_posterior,
+)
 from pymc_vi_ext.comparison.types import MethodResult, Status
-from pymc_vi_ext.diagnostics import divergences, rhat_max
+from pymc_vi_ext.diagnostics import divergences
 from pymc_vi_ext.errors import INTERRUPT, fit_of, warn
 from pymc_vi_ext.interrupts import held, take
 
@@ -25,12 +36,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from matplotlib.figure import Figure
-
-RHAT_LIMIT = 1.01
-
-
-class ReferenceWarning(UserWarning):
-    """The reference is missing or has not converged, so that distances to it mean little."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +50,18 @@ class Comparison:
         One row per result, indexed by ``method`` (label) and ``seed``: ``status``, the metrics of
         :data:`pymc_vi_ext.comparison.METRICS` (seconds, nats, reference standard deviations) and
         ``note``, what a reader should know before trusting the row: why a metric could not be
-        computed, for instance.
-    reference : xarray.DataTree or None
-        The posterior that the distances are measured to.
+        computed, for instance. Where the reference has draws, one row more, ``("noise floor", 0)``:
+        what draws of the reference itself are off by, below which a distance says nothing.
+    reference : xarray.DataTree, xarray.Dataset or None
+        The draws or moments that the distances are measured to; None too where what was to be the
+        reference has not converged.
     reference_name : str
         What figures call it; empty if there is none.
     """
 
     results: tuple[MethodResult, ...]
     table: pd.DataFrame
-    reference: xr.DataTree | None
+    reference: Posterior | None
     reference_name: str
 
     def plot_kde(self, var_names: Sequence[str] | None = None) -> Figure:
@@ -100,7 +107,7 @@ class Comparison:
             for name, result in zip(self.names, self.results, strict=True)
             if result.datatree is not None
         }
-        if self.reference is not None and self.reference_name not in found:
+        if isinstance(self.reference, xr.DataTree) and self.reference_name not in found:
             found = {self.reference_name: self.reference, **found}
         return found
 
@@ -114,6 +121,14 @@ class Comparison:
         )
 
     @property
+    def noise_floor(self) -> dict[str, float]:
+        """Distances of the reference from itself, by their keys; empty where there are none."""
+        if NOISE_FLOOR not in self.table.index:
+            return {}
+        row = self.table.loc[(NOISE_FLOOR, SEED)]
+        return {key: float(row[key]) for key in METRICS if key.startswith(COMPARED)}
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """All names that figures may show, in the order that gives them their colours."""
         return tuple(dict.fromkeys(filter(None, [self.reference_name, *self.names])))
@@ -122,7 +137,7 @@ class Comparison:
 def compare(
     model: pm.Model,
     methods: Sequence[str | Mapping[str, Any] | MethodSpec] = ("nuts", "advi", "svgd"),
-    reference: str | xr.DataTree | None = "nuts",
+    reference: Given | None = "nuts",
     seeds: Sequence[int] = (1,),
     draws: int = 1000,
     *,
@@ -137,9 +152,12 @@ def compare(
         Names, or mappings with ``name``, options and perhaps a ``label``, such as
         ``{"name": "svgd", "n_particles": 200}``. A variational method runs as
         :func:`pymc_vi_ext.fit` runs it, with the same defaults.
-    reference : str or xarray.DataTree, optional
-        Label of one of the methods, whose first finished seed is the reference, or a posterior.
-        None measures no distances.
+    reference : str, xarray.DataTree, xarray.Dataset or mapping, optional
+        Label of one of the methods, whose first finished seed is the reference; draws, such as
+        :func:`pymc_vi_ext.zoo.exact` gives of a model whose posterior is known; or means and
+        standard deviations, ``{"mu": {"mean": 1.0, "sd": 0.3}}`` or as
+        :func:`pymc_vi_ext.zoo.posteriordb.moments` gives them, to which only errors of means and
+        standard deviations can be measured. None measures no distances.
     seeds : sequence of int
         Each method runs once with each.
     draws : int
@@ -156,12 +174,14 @@ def compare(
     Raises
     ------
     ValueError
-        If a method, an option or the reference is unknown, or a label is not unique.
+        If a method, an option or the reference is unknown, a label is not unique, or a given
+        reference cannot be one of the model: without variables of it, empty, not finite.
 
     Warns
     -----
     ReferenceWarning
-        If the reference failed, has an R-hat above 1.01, or a verdict other than PASS.
+        If what was to be the reference failed, has an R-hat above 1.01, a verdict other than PASS,
+        or is a fit that warned. It is none then, and no distances are measured.
 
     Examples
     --------
@@ -171,13 +191,14 @@ def compare(
     ...     methods=["fullrank_advi", "advi"],
     ...     reference="fullrank_advi",
     ... )
-    >>> list(c.table["status"])
-    ['FINISHED', 'FINISHED']
+    >>> list(c.table.index)
+    [('fullrank_advi', 1), ('advi', 1), ('noise floor', 0)]
     """
     specs = [make_spec(method) for method in methods]
     check_plan(specs, seeds, reference if isinstance(reference, str) else None)
-    if isinstance(reference, xr.DataTree):
-        _check_reference(model, reference)
+    if not (reference is None or isinstance(reference, str)):
+        reference = given_posterior(reference)
+        check_given(model, reference)
     results: list[MethodResult] = []
     # Ctrl-C ends the run that it meets; of what there is by then nothing is lost.
     with held(lambda: None):
@@ -198,28 +219,15 @@ def check_plan(specs: Sequence[MethodSpec], seeds: Sequence[int], reference: str
     for label, count in Counter(labels).items():
         if count > 1:
             raise ValueError(f"{count} methods are called {label!r}: give each its own `label`.")
+    if NOISE_FLOOR in labels:
+        raise ValueError(f"{NOISE_FLOOR!r} is a row of every table: give the method another label.")
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"The seeds {list(seeds)} are not all different.")
     if reference is not None and reference not in labels:
         raise ValueError(
             f"The reference {reference!r} is none of the methods that run: {', '.join(labels)}."
+            + (" Exact draws of a model of the zoo are zoo.exact(name)." * (reference == "exact"))
         )
-
-
-def _check_reference(model: pm.Model, reference: xr.DataTree) -> None:
-    """Raise before anything runs, rather than when the results are scored."""
-    posterior = reference.children.get("posterior")
-    names = [rv.name for rv in model.unobserved_RVs]
-    if posterior is None or not set(names) & set(posterior.data_vars):
-        raise ValueError(
-            "The reference needs a /posterior with variables of the model: " + ", ".join(names)
-        )
-    for name, shape in model.eval_rv_shapes().items():
-        if name in posterior.data_vars and posterior[name].shape[2:] != tuple(shape):
-            raise ValueError(
-                f"Variable {name!r} has shape {posterior[name].shape[2:]} in the reference, but "
-                f"{tuple(map(int, shape))} in the model."
-            )
 
 
 def run_method(
@@ -294,52 +302,39 @@ def _run(
         }
 
 
-def summarise(results: Sequence[MethodResult], reference: str | xr.DataTree | None) -> Comparison:
+def summarise(results: Sequence[MethodResult], reference: Given | None) -> Comparison:
     """Score results against a reference and tabulate them.
 
     Parameters
     ----------
     results : sequence of MethodResult
-    reference : str or xarray.DataTree, optional
+    reference : str, xarray.DataTree, xarray.Dataset or mapping, optional
         As for :func:`compare`.
 
     Returns
     -------
     Comparison
 
+    Raises
+    ------
+    ValueError
+        If a given reference is neither draws nor moments.
+
     Warns
     -----
     ReferenceWarning
-        If the reference failed, has an R-hat above 1.01, or a verdict other than PASS.
+        As for :func:`compare`.
     """
     import pandas as pd
 
-    source: MethodResult | None = None
-    if isinstance(reference, str):
-        source = next((r for r in results if r.label == reference and r.datatree is not None), None)
-        datatree = source.datatree if source else None
-        label, problem = reference, "it failed"
-        if source is not None:
-            problem = "it was interrupted" if source.status is Status.INTERRUPTED else ""
-        elif any(r.label == reference and r.status is not Status.FAILED for r in results):
-            problem = "it was interrupted before it had draws"
-    else:
-        datatree, problem = reference, ""
-        label = "reference" if reference is not None else ""
-    # Particles and draws of an approximation come as one chain, which has no R-hat.
-    rhat = rhat_max(datatree) if datatree is not None else float("nan")
-    verdict = "" if datatree is None else datatree.attrs.get("verdict", "")
-    # A verdict is on all transitions, of which the draws are few: nested R-hat of these has noise.
-    if verdict not in ("", "PASS"):
-        problem = f"its verdict is {verdict}"
-    elif not verdict and rhat > RHAT_LIMIT:
-        problem = f"R-hat {rhat:.2f} > {RHAT_LIMIT}, its chains disagree"
-    if problem:
+    found = find_reference(reference, results)
+    if found.problem:
         warn(
-            f"The reference {label!r} has not converged ({problem}): distances to it say little.",
+            f"{found.label!r} has not converged ({found.problem}), so it is no reference and no "
+            "distances are measured.",
             ReferenceWarning,
         )
-    reference_gaps = _not_finite(datatree)
+    posterior = None if found.problem else found.posterior
     rows = []
     interrupted = False
     for result in results:
@@ -347,50 +342,62 @@ def summarise(results: Sequence[MethodResult], reference: str | xr.DataTree | No
         if interrupted:
             scores, reasons = dict.fromkeys(METRICS, float("nan")), f"not scored: {INTERRUPT}"
         else:
-            scores, reasons = score(result, datatree)
+            scores, reasons = score(result, posterior)
         fields = {"method": result.label, "seed": result.seed, "status": result.status.value}
-        note = _note(result, result is source, problem, reference_gaps, reasons)
-        rows.append({**fields, **scores, "note": note})
+        rows.append({**fields, **scores, "note": _note(result, found, reasons)})
+    if isinstance(posterior, xr.DataTree) and not interrupted:
+        rows += _noise_floor(posterior, [r for r in results if r is not found.source])
     table = pd.DataFrame(rows).set_index(["method", "seed"])
-    comparison = Comparison(tuple(results), table, datatree, label)
-    if source is None:
+    comparison = Comparison(tuple(results), table, posterior, found.label if posterior else "")
+    if posterior is None or found.source is None:
         return comparison
-    name = comparison.names[list(results).index(source)]
+    name = comparison.names[list(results).index(found.source)]
     return dataclasses.replace(comparison, reference_name=name)
 
 
-def _note(
-    result: MethodResult, is_reference: bool, problem: str, reference_gaps: list[str], reasons: str
-) -> str:
+def _noise_floor(reference: xr.DataTree, results: Sequence[MethodResult]) -> list[dict[str, Any]]:
+    """Return the row of the noise floor, or none where there is nothing to hold against it."""
+    sizes = [r.datatree["posterior"].sizes for r in results if r.datatree is not None]
+    if not sizes:
+        return []
+    scores, draws = noise_floor(reference, min(size["chain"] * size["draw"] for size in sizes))
+    if np.isnan(list(scores.values())).all():
+        return []
+    note = f"what {draws:,} draws of the reference are off by"
+    known = {**dict.fromkeys(METRICS, float("nan")), **scores}
+    return [{"method": NOISE_FLOOR, "seed": SEED, "status": "", **known, "note": note}]
+
+
+def _note(result: MethodResult, reference: Reference, reasons: str) -> str:
     if result.datatree is None:
         return "; ".join(filter(None, [result.reason, reasons]))
+    is_reference = result is reference.source
     notes = [result.reason] if result.status is Status.INTERRUPTED else []
     if is_reference:
-        notes.append("reference")
-        if problem:
-            notes.append(f"not converged: {problem}")
-    elif problem:
-        notes.append("reference not converged")
+        problem = reference.problem
+        notes.append(f"no reference, not converged: {problem}" if problem else "reference")
+    elif reference.problem:
+        notes.append(f"no distances: {reference.label!r} has not converged")
     if count := divergences(result.datatree):
         notes.append(f"{count} divergences")
     verdict = result.datatree.attrs.get("verdict")
     if verdict and not any(warning.startswith(verdict) for warning in result.warnings):
         notes.append(verdict)
-    # The first sentence; the others are advice.
-    notes += [warning.partition(". ")[0].removesuffix(".") for warning in result.warnings]
+    notes += map(first_sentence, result.warnings)
     if gaps := _not_finite(result.datatree):
         notes.append(f"not finite: draws of {', '.join(gaps)}")
-    if reference_gaps and not is_reference:
-        notes.append(f"not finite: draws of {', '.join(reference_gaps)} in the reference")
+    if not (is_reference or reference.problem) and (gaps := _not_finite(reference.posterior)):
+        notes.append(f"not finite: {', '.join(gaps)} in the reference")
     return "; ".join(filter(None, [*notes, reasons]))
 
 
-def _not_finite(datatree: xr.DataTree | None) -> list[str]:
+def _not_finite(posterior: Posterior | None) -> list[str]:
     """Return the variables that metrics leave out, in part at least."""
-    if datatree is None:
+    if posterior is None:
         return []
+    draws = posterior if isinstance(posterior, xr.Dataset) else posterior["posterior"].dataset
     return [
         str(name)
-        for name, draws in datatree["posterior"].data_vars.items()
-        if not np.isfinite(draws.values.astype(float)).all()
+        for name, array in draws.data_vars.items()
+        if not np.isfinite(array.values.astype(float)).all()
     ]

@@ -14,6 +14,9 @@ from pymc_vi_ext.tracking.tracker import Execution, RunStatus, RunTracker
 
 # The metric that a run with losses has as a series instead.
 _TRACE = "fit/elbo"
+# Of what the noise floor is logged under with the execution: as `compare/...` it would look like a
+# distance of the execution.
+_FLOOR = "noise_floor"
 _RUN_STATUS = {
     Status.FINISHED: RunStatus.FINISHED,
     Status.FAILED: RunStatus.FAILED,
@@ -75,7 +78,7 @@ def report_comparison(tracker: RunTracker, execution: Execution, comparison: Com
         comparison.names,
         comparison.results,
         comparison.table.iterrows(),
-        strict=True,
+        strict=False,  # the noise floor is a row without a run
     ):
         if result.datatree is None:
             continue
@@ -107,6 +110,8 @@ def report_comparison(tracker: RunTracker, execution: Execution, comparison: Com
     tracker.log_metrics(
         parent, {"runs/failed": float(len(failed)), "runs/total": float(len(comparison.results))}
     )
+    floor = comparison.noise_floor.items()
+    tracker.log_metrics(parent, {key.replace("compare", _FLOOR): value for key, value in floor})
     ends = {_RUN_STATUS[result.status] for result in comparison.results}
     tracker.end(parent, next(status for status in _WORST_FIRST if status in ends))
 

@@ -11,6 +11,7 @@ import pymc as pm
 
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.zoo import posteriordb
+from pymc_vi_ext.zoo.exact import EXACT, exact
 from pymc_vi_ext.zoo.gamma import gamma
 from pymc_vi_ext.zoo.hierarchical import hierarchical
 from pymc_vi_ext.zoo.iris import iris
@@ -18,7 +19,7 @@ from pymc_vi_ext.zoo.logistic import logistic
 from pymc_vi_ext.zoo.minibatch import minibatch
 from pymc_vi_ext.zoo.mixture import mixture
 
-__all__ = ["MODELS", "build", "check_parameters", "posteriordb"]
+__all__ = ["EXACT", "MODELS", "build", "check_parameters", "exact", "posteriordb"]
 
 MODELS: dict[str, Callable[..., pm.Model]] = {
     "gamma": gamma,

@@ -1,6 +1,9 @@
 """The bimodal model: a mixture of two Gaussians without data."""
 
+import numpy as np
 import pymc as pm
+
+_WEIGHTS, _MEANS, _SD = (0.2, 0.8), (-0.3, 0.5), 0.1
 
 
 def mixture() -> pm.Model:
@@ -21,7 +24,23 @@ def mixture() -> pm.Model:
         Free variable ``x`` (scalar); Deterministics ``x2`` and ``sin_x``.
     """
     with pm.Model() as model:
-        x = pm.NormalMixture("x", w=[0.2, 0.8], mu=[-0.3, 0.5], sigma=[0.1, 0.1])
+        x = pm.NormalMixture("x", w=_WEIGHTS, mu=_MEANS, sigma=[_SD, _SD])
         pm.Deterministic("x2", x**2)
         pm.Deterministic("sin_x", pm.math.sin(x))
     return model
+
+
+def mixture_draws(draws: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draw from the model: a mode, and a point of it.
+
+    Parameters
+    ----------
+    draws : int
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    dict of str to numpy.ndarray, shape (draws,)
+    """
+    x = rng.normal(rng.choice(_MEANS, size=draws, p=_WEIGHTS), _SD)
+    return {"x": x, "x2": x**2, "sin_x": np.sin(x)}

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from pymc_vi_ext import zoo
 from pymc_vi_ext.comparison import ConfigError, MethodSpec, load_config, runnable_names
-from pymc_vi_ext.comparison.config import build_model, json_schema
+from pymc_vi_ext.comparison.config import build_model, json_schema, reference_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 HEAD = "name: x\nmodel: gamma\n"
@@ -83,6 +84,10 @@ NUTS = "methods: [{name: nuts}]\n"
         ("name: x\nmodel: gama\n" + NUTS, "model: Unknown model 'gama': the known ones are gamma"),
         (HEAD + NUTS + "parameters: {m: 1}", "parameters: model 'gamma' has no parameter 'm'"),
         (HEAD + NUTS + "reference: advi", "reference: 'advi' is none of the methods that run: n"),
+        (
+            HEAD + NUTS + "reference: exact",
+            "reference: no exact draws of gamma are known; there are some of the models mixture.",
+        ),
         (HEAD + NUTS + "seeds: [1, 1]", "seeds: The seeds [1, 1] are not all different."),
         (
             HEAD + "methods: [{name: nuts}, {name: nuts}]",
@@ -111,6 +116,14 @@ def test_each_problem_has_its_own_line(write):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none.yaml: cannot be read: No such file"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_exact_is_the_answer_of_the_model(write):
+    text = "name: x\nmodel: mixture\nreference: exact\nmethods: [{name: advi%s}]"
+    found = reference_of(load_config(write(text % "")))
+    assert found["posterior"].equals(zoo.exact("mixture")["posterior"])
+    # A method of that name is what is meant.
+    assert reference_of(load_config(write(text % ", label: exact"))) == "exact"
 
 
 FACTORY = """

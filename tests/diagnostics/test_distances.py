@@ -3,6 +3,7 @@
 import arviz_base as azb
 import numpy as np
 import pytest
+import xarray as xr
 
 from scipy.stats import norm
 
@@ -132,3 +133,68 @@ def test_shapes_that_differ_are_refused():
     wide = azb.from_dict({"posterior": {"x": normal(1).reshape(4, -1, 2)}})
     with pytest.raises(ValueError, match=r"'x' has shape \(2,\), but \(\) in the reference"):
         distances(wide, posterior(x=normal(1)))
+
+
+def test_quantiles_of_a_shifted_and_wider_gaussian_have_closed_form_errors():
+    d = distances(posterior(x=normal(1, 1, 2)), posterior(x=normal(2)))
+    # 1 + 2 q - q at the 95 % quantile q. Its standard error, sqrt(.05 * .95 / N) over the density
+    # at the quantile, .103 / 2, is .03 of an sd.
+    assert d.quantile_error_sd_max == pytest.approx(1 + norm.ppf(0.95), abs=4 * 0.03)
+
+
+def test_the_sliced_distance_of_a_single_element_is_its_wasserstein_distance():
+    d = distances(posterior(x=normal(1, 1)), posterior(x=normal(2)))
+    assert d.sliced_wasserstein == pytest.approx(d.wasserstein_mean)
+
+
+def test_the_sliced_distance_of_shifted_gaussians_is_the_shift_along_directions():
+    """Moved by m, in d dimensions: E |m' u| of a direction u, |m| times that of its first entry."""
+    z = {name: normal(i) for i, name in enumerate("abcd")}
+    x = {name: normal(10 + i) + 2.0 for i, name in enumerate("abcd")}
+    d = distances(posterior(**x), posterior(**z))
+    # |m| = 4; E |u_1| on the sphere in four dimensions is 4 / (3 pi), sd .265, of 50 directions.
+    assert d.sliced_wasserstein == pytest.approx(16 / (3 * np.pi), abs=4 * 4 * 0.265 / np.sqrt(50))
+    again = distances(posterior(**x), posterior(**z))
+    assert again.sliced_wasserstein == d.sliced_wasserstein
+
+
+def correlated(seed, r):
+    a, b = np.random.default_rng(seed).normal(size=(2, N))
+    return posterior(x=a, y=3 + 2 * (r * a + np.sqrt(1 - r**2) * b))
+
+
+def test_correlations_that_are_lost_are_the_correlation_error():
+    d = distances(correlated(1, 0.0), correlated(2, 0.8))
+    # Standard errors 1 / sqrt(N) and (1 - .64) / sqrt(N).
+    assert d.correlation_error == pytest.approx(0.8, abs=4 * 1.07 / np.sqrt(N))
+    # What the marginals do not show, some of the directions do.
+    assert d.wasserstein_mean < 0.05 < d.sliced_wasserstein
+
+
+def test_a_single_element_has_no_correlation():
+    assert np.isnan(distances(posterior(x=normal(1)), posterior(x=normal(2))).correlation_error)
+
+
+def test_correlations_of_many_elements_are_those_of_few():
+    """The rows are computed in blocks."""
+    rng = np.random.default_rng(0)
+    x, z = (rng.normal(size=(1, 20, 1_100)) for _ in range(2))
+    d = distances(*(azb.from_dict({"posterior": {"x": v}}) for v in (x, z)))
+    expected = np.max(np.abs(np.corrcoef(x[0].T) - np.corrcoef(z[0].T)))
+    assert d.correlation_error == pytest.approx(expected)
+
+
+def test_moments_give_errors_of_means_and_sds_alone():
+    moments = xr.Dataset(
+        {"x": ("moment", [3.0, 2.0]), "b": (("moment", "k"), [[0.0, 1.0], [1.0, 4.0]])},
+        coords={"moment": ["mean", "sd"]},
+    )
+    b = np.stack([normal(2), normal(3, 1, 2)], axis=-1).reshape(4, -1, 2)
+    draws = azb.from_dict({"posterior": {"x": normal(1, 4, 2).reshape(4, -1), "b": b}})
+    d = distances(draws, moments)
+    # Draws of 1 sd: standard errors .007 of a mean, .005 of an sd.
+    assert float(d.mean_error.x) == pytest.approx(0.5, abs=4 * 0.007)
+    np.testing.assert_allclose(d.mean_error.b, [0, 0], atol=4 * 0.007)
+    np.testing.assert_allclose(d.sd_ratio.b, [1, 0.5], atol=4 * 0.005)
+    unknown = [d.wasserstein_mean, d.kde_overlap_min, d.quantile_error_sd_max]
+    assert np.isnan([*unknown, d.sliced_wasserstein, d.correlation_error]).all()

@@ -9,7 +9,7 @@ from pytensor.graph.basic import Constant
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.type import TensorType
 from scipy.special import softmax
-from scipy.stats import norm
+from scipy.stats import kstest, norm
 
 from pymc_vi_ext import zoo
 
@@ -89,6 +89,40 @@ def test_sizes_are_those_of_the_benchmark_by_default():
     assert (sizes["hierarchical"]["groups"], sizes["hierarchical"]["rows"]) == (85, 919)
     assert (sizes["logistic"]["n"], sizes["logistic"]["k"]) == (10_000, 50)
     assert [sizes["minibatch"][k] for k in ("n", "k", "batch_size")] == [40_000, 100, 500]
+
+
+def test_exact_draws_of_the_mixture_are_its_own():
+    draws = zoo.exact("mixture", 20_000, random_seed=3)["posterior"]
+    x = draws["x"].to_numpy().ravel()
+    cdf = lambda x: 0.2 * norm.cdf(x, -0.3, 0.1) + 0.8 * norm.cdf(x, 0.5, 0.1)  # noqa: E731
+    assert kstest(x, cdf).pvalue > 1e-3  # independent draws of a seed
+    np.testing.assert_array_equal(draws["x2"], draws["x"] ** 2)
+    np.testing.assert_array_equal(draws["sin_x"], np.sin(draws["x"]))
+    again = zoo.exact("mixture", 20_000, random_seed=3)["posterior"]
+    assert again.equals(draws)
+    assert not np.isin(zoo.exact("mixture", 100, random_seed=4)["posterior"]["x"], x).any()
+
+
+@pytest.mark.parametrize("name", zoo.EXACT)
+def test_exact_draws_are_of_all_variables_and_have_their_shapes(name):
+    model, draws = zoo.build(name), zoo.exact(name, 5)
+    assert draws.name == "exact"
+    assert set(draws["posterior"].data_vars) == {rv.name for rv in model.unobserved_RVs}
+    for variable, shape in model.eval_rv_shapes().items():
+        if variable in draws["posterior"]:
+            assert draws["posterior"][variable].shape == (1, 5, *shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "draws", "message"),
+    [
+        ("gamma", 10, "No exact draws of the model 'gamma' are known; there are some of mixture"),
+        ("mixture", 1, "`draws` must be at least 2, not 1"),
+    ],
+)
+def test_exact_draws_that_there_are_not(name, draws, message):
+    with pytest.raises(ValueError, match=message):
+        zoo.exact(name, draws)
 
 
 @pytest.mark.parametrize(
