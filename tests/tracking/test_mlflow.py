@@ -100,9 +100,8 @@ def test_every_child_has_the_same_metric_keys(stored):
 def test_metrics_have_the_values_of_the_table(stored, results):
     client, execution = stored
     table = summarise(results, "nuts").table
-    for run_id, (_, row) in zip(
-        execution.children, table.drop("noise floor").iterrows(), strict=True
-    ):
+    runs = table.iloc[: len(results)]  # without the noise floor
+    for run_id, (_, row) in zip(execution.children, runs.iterrows(), strict=True):
         metrics = client.get_run(run_id).data.metrics
         keys = [key for key in METRICS if key != "fit/elbo"]
         np.testing.assert_allclose([metrics[k] for k in keys], [row[k] for k in keys])
