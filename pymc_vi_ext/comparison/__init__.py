@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pymc_vi_ext.comparison.comparison import Comparison
 from pymc_vi_ext.comparison.methods import SAMPLERS, MethodSpec, make_spec, runnable_names
 from pymc_vi_ext.comparison.metrics import METRICS, Metric, Scored
 from pymc_vi_ext.comparison.references import ReferenceWarning
 from pymc_vi_ext.comparison.runner import (
-    Comparison,
     compare,
     not_run,
     run_method,

@@ -14,9 +14,10 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
+from pymc_vi_ext.comparison.comparison import Comparison
 from pymc_vi_ext.comparison.methods import MethodSpec, make_spec, negative_elbos, runnable
 from pymc_vi_ext.comparison.metrics import METRICS, score
-from pymc_vi_ext.comparison.noise import COMPARED, NOISE_FLOOR, SEED, noise_floor
+from pymc_vi_ext.comparison.noise import NOISE_FLOOR, SEED, noise_floor
 from pymc_vi_ext.comparison.references import (
     Given,
     Posterior,
@@ -33,105 +34,7 @@ from pymc_vi_ext.errors import INTERRUPT, fit_of, warn
 from pymc_vi_ext.interrupts import held, take
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from matplotlib.figure import Figure
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Results of several methods on one model, scored against a reference.
-
-    Attributes
-    ----------
-    results : tuple of MethodResult
-        One per (method, seed), in the order in which they ran.
-    table : pandas.DataFrame
-        One row per result, indexed by ``method`` (label) and ``seed``: ``status``, the metrics of
-        :data:`pymc_vi_ext.comparison.METRICS` (seconds, nats, reference standard deviations) and
-        ``note``, what a reader should know before trusting the row: why a metric could not be
-        computed, for instance. Where the reference has draws, one row more, ``("noise floor", 0)``:
-        what draws of the reference itself are off by, below which a distance says nothing.
-    reference : xarray.DataTree, xarray.Dataset or None
-        The draws or moments that the distances are measured to; None too where what was to be the
-        reference has not converged.
-    reference_name : str
-        What figures call it; empty if there is none.
-    """
-
-    results: tuple[MethodResult, ...]
-    table: pd.DataFrame
-    reference: Posterior | None
-    reference_name: str
-
-    def plot_kde(self, var_names: Sequence[str] | None = None) -> Figure:
-        """Overlay the marginal densities of all methods, a panel per element.
-
-        Parameters
-        ----------
-        var_names : sequence of str, optional
-            By default all variables, Deterministics included.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-        """
-        from pymc_vi_ext.plots import plot_kde
-
-        return plot_kde(self.posteriors(), var_names, labels=self.labels)
-
-    def plot_elbo(self) -> Figure:
-        """Draw the ELBO (nats) of each optimisation against its steps.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-        """
-        from pymc_vi_ext.plots import plot_elbo
-
-        traces = {
-            name: result.losses for name, result in zip(self.names, self.results, strict=True)
-        }
-        return plot_elbo(traces, labels=self.labels)
-
-    def posteriors(self) -> dict[str, xr.DataTree]:
-        """Return the posteriors of the runs that finished, the given reference's first.
-
-        Returns
-        -------
-        dict of str to xarray.DataTree
-            By the names that figures show.
-        """
-        found = {
-            name: result.datatree
-            for name, result in zip(self.names, self.results, strict=True)
-            if result.datatree is not None
-        }
-        if isinstance(self.reference, xr.DataTree) and self.reference_name not in found:
-            found = {self.reference_name: self.reference, **found}
-        return found
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Name of each result in figures: the label, and the seed where there are several."""
-        seeds = {result.seed for result in self.results}
-        return tuple(
-            f"{result.label} (seed {result.seed})" if len(seeds) > 1 else result.label
-            for result in self.results
-        )
-
-    @property
-    def noise_floor(self) -> dict[str, float]:
-        """Distances of the reference from itself, by their keys; empty where there are none."""
-        if NOISE_FLOOR not in self.table.index:
-            return {}
-        row = self.table.loc[(NOISE_FLOOR, SEED)]
-        return {key: float(row[key]) for key in METRICS if key.startswith(COMPARED)}
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """All names that figures may show, in the order that gives them their colours."""
-        return tuple(dict.fromkeys(filter(None, [self.reference_name, *self.names])))
+    pass
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""A result in a folder: netCDF, NumPy and JSON files, never pickles."""
+"""Results in a folder or a file: netCDF, NumPy and JSON, never pickles."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import dataclasses
 import json
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from pymc_vi_ext.comparison.types import MethodResult, Status
+
+if TYPE_CHECKING:
+    from pymc_vi_ext.comparison.comparison import Comparison
 
 
 def save_result(result: MethodResult, folder: str | Path) -> Path:
@@ -43,17 +47,10 @@ def save_result(result: MethodResult, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    plain = {
-        field.name: getattr(result, field.name)
-        for field in dataclasses.fields(result)
-        if field.name not in {"datatree", "losses", "status"}
-    }
-    plain |= {"options": dict(result.options), "versions": dict(result.versions)}
-    text = json.dumps({**plain, "status": result.status.value}, indent=1)
-    (folder / "result.json").write_text(text, encoding="utf-8")
+    (folder / "result.json").write_text(json.dumps(_plain(result), indent=1), encoding="utf-8")
     np.savez_compressed(folder / "losses.npz", losses=np.asarray(result.losses))
     if result.datatree is not None:
-        _write(result.datatree, folder / "posterior.nc")
+        _write(_storable(result.datatree), folder / "posterior.nc")
     return folder
 
 
@@ -80,7 +77,86 @@ def load_result(folder: str | Path) -> MethodResult:
     return MethodResult(**plain, status=status, losses=losses, datatree=datatree)
 
 
-def _write(datatree: xr.DataTree, path: Path) -> None:
+def result_tree(result: MethodResult) -> xr.DataTree:
+    """Return a result as a DataTree that netCDF can hold.
+
+    Parameters
+    ----------
+    result : MethodResult
+
+    Returns
+    -------
+    xarray.DataTree
+        ``/posterior`` and ``/sample_stats`` of its draws, ``/losses`` (step), and all else as
+        attributes, options and versions as JSON.
+    """
+    tree = xr.DataTree() if result.datatree is None else _storable(result.datatree)
+    if result.losses.size:
+        tree["losses"] = xr.DataTree(xr.Dataset({"loss": ("step", np.asarray(result.losses))}))
+    for name, value in _plain(result).items():
+        tree.attrs[name] = json.dumps(value) if isinstance(value, dict | list | tuple) else value
+    return tree
+
+
+def save_comparison(comparison: Comparison, path: str | Path) -> Path:
+    """Write a comparison to one netCDF file.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    path : str or Path
+
+    Returns
+    -------
+    Path
+        Of the file, as :meth:`pymc_vi_ext.Comparison.to_netcdf` describes it.
+
+    Raises
+    ------
+    ImportError
+        Without h5netcdf or h5py.
+    """
+    tree = xr.DataTree(xr.Dataset(attrs={"reference": comparison.reference_name}))
+    for column, values in comparison.table.reset_index().items():
+        # The part of a metric's key before the slash becomes a group.
+        tree[f"table/{column}"] = xr.DataArray(values.to_numpy(), dims="run")
+    for number, result in enumerate(comparison.results):
+        tree[f"runs/{number}"] = result_tree(result)
+    if isinstance(comparison.reference, xr.Dataset):
+        tree["reference"] = xr.DataTree(comparison.reference)
+    elif comparison.reference is not None and comparison.reference_name not in comparison.names:
+        tree["reference"] = _storable(comparison.reference)
+    _write(tree, Path(path))
+    return Path(path)
+
+
+def _plain(result: MethodResult) -> dict[str, Any]:
+    """Return all but draws and losses, as JSON can hold it."""
+    plain = {
+        field.name: getattr(result, field.name)
+        for field in dataclasses.fields(result)
+        if field.name not in {"datatree", "losses"}
+    }
+    return plain | {
+        "status": result.status.value,
+        "options": dict(result.options),
+        "versions": dict(result.versions),
+    }
+
+
+def _storable(datatree: xr.DataTree) -> xr.DataTree:
+    """Return the draws and their statistics, and what is said of them, such as a verdict."""
+    groups = {"/": xr.Dataset(attrs=datatree.attrs)}
+    for name in ("posterior", "sample_stats"):
+        if name in datatree.children:
+            dataset = datatree[name].to_dataset()
+            # Samplers add statistics that netCDF has no type for, such as warnings as objects.
+            kept = [v for v in dataset.data_vars if dataset[v].dtype.kind != "O"]
+            groups[name] = dataset[kept]
+    return xr.DataTree.from_dict(groups)
+
+
+def _write(tree: xr.DataTree, path: Path) -> None:
     try:
         import h5netcdf  # noqa: F401
         import h5py  # noqa: F401  # what h5netcdf writes with, and does not depend on
@@ -88,11 +164,4 @@ def _write(datatree: xr.DataTree, path: Path) -> None:
         raise ImportError(
             "Posteriors are saved with h5netcdf and h5py: pip install 'pymc-vi-ext[flows]'."
         ) from error
-    groups = {}
-    for name in ("posterior", "sample_stats"):
-        if name in datatree.children:
-            dataset = datatree[name].to_dataset()
-            # Samplers add statistics that netCDF has no type for, such as warnings as objects.
-            kept = [v for v in dataset.data_vars if dataset[v].dtype.kind != "O"]
-            groups[name] = dataset[kept]
-    xr.DataTree.from_dict(groups).to_netcdf(path, engine="h5netcdf")
+    tree.to_netcdf(path, engine="h5netcdf")

@@ -16,6 +16,8 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#
 # Differing dashes keep lines apart that lie on each other.
 _STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 LineStyle = tuple[str, Any]
+# What the reference is where it stands behind everything else.
+BACKDROP = "#9A9A9A"
 
 
 def line_styles(labels: Iterable[str]) -> dict[str, LineStyle]:
@@ -39,6 +41,13 @@ def tidy(axes: Axes) -> None:
     """Leave the two axes that carry numbers."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
+
+
+def key(figure: Figure, axes: Axes, columns: int = 6) -> None:
+    """Put the labels of `axes` below the figure."""
+    handles, texts = axes.get_legend_handles_labels()
+    columns = max(1, min(len(texts), columns))
+    figure.legend(handles, texts, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def to_image(figure: Figure) -> np.ndarray:

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from pymc_vi_ext.plots._style import LineStyle, line_styles, new_figure, tidy
+from pymc_vi_ext.plots._elements import elements, limits
+from pymc_vi_ext.plots._style import LineStyle, key, line_styles, new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _COLUMNS = 4
-# Draws beyond these quantiles of each method stay out of the picture: one heavy tail would
-# squeeze everything else into a spike.
-_LIMITS = (0.001, 0.999)
 
 
 def plot_kde(
@@ -61,40 +59,23 @@ def plot_kde(
     >>> len(figure.axes)
     1
     """
-    if not posteriors:
-        raise ValueError("There is no posterior to plot: every method failed.")
-    first = next(iter(posteriors.values()))
-    names = [str(name) for name in first["posterior"].data_vars]
-    for name in var_names or ():
-        if name not in names:
-            raise ValueError(f"No variable {name!r} to plot: there are {', '.join(names)}.")
-    elements = [
-        (name, index, title)
-        for name in (var_names or names)
-        for index, title in _elements(name, first["posterior"].data_vars[name])
-    ]
-    shown = elements[:max_panels]
+    found = elements(posteriors, var_names)
+    shown = found[:max_panels]
     columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     width, height = (3.1 * columns, 2.4 * rows) if len(shown) > 1 else (6.0, 3.6)
     figure = new_figure(width, height + 0.6)
     grid = figure.subplots(rows, columns, squeeze=False)
     styles = line_styles(labels or posteriors)
-    for axes, (name, index, title) in zip(grid.flat, shown, strict=False):
-        ranges = []
-        for label, datatree in posteriors.items():
-            array = datatree["posterior"].data_vars.get(name)
-            if array is None:
-                continue
-            draws = array.transpose(..., "chain", "draw").values[index].ravel().astype(float)
-            draws = draws[np.isfinite(draws)]
-            if draws.size:
-                ranges.append(np.quantile(draws, _LIMITS))
-                _draw(axes, draws, label, styles[label])
-        low, high = (min(r[0] for r in ranges), max(r[1] for r in ranges)) if ranges else (0, 0)
-        if high > low:
-            axes.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
-        axes.set_title(title, fontsize=10)
+    for axes, element in zip(grid.flat, shown, strict=False):
+        drawn = {label: element.draws(posterior) for label, posterior in posteriors.items()}
+        for label, draws in drawn.items():
+            finite = draws[np.isfinite(draws)]
+            if finite.size:
+                _draw(axes, finite, label, styles[label])
+        if ends := limits(list(drawn.values())):
+            axes.set_xlim(ends)
+        axes.set_title(element.title, fontsize=10)
         axes.set_ylim(bottom=0)
         axes.set_yticks([])
         tidy(axes)
@@ -102,26 +83,10 @@ def plot_kde(
     for axes in grid.flat[len(shown) :]:
         axes.set_visible(False)
     grid[0, 0].set_ylabel("density", fontsize=9)
-    handles, texts = grid[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, texts, loc="outside lower center", ncols=max(1, min(len(texts), 6)), frameon=False
-    )
-    if len(elements) > len(shown):
-        figure.suptitle(f"first {len(shown)} of {len(elements)} elements", fontsize=10)
+    key(figure, grid[0, 0])
+    if len(found) > len(shown):
+        figure.suptitle(f"first {len(shown)} of {len(found)} elements", fontsize=10)
     return figure
-
-
-def _elements(name: str, array: xr.DataArray) -> list[tuple[tuple[int, ...], str]]:
-    """Return index and title of each element of a variable."""
-    dims = [dim for dim in array.dims if dim not in ("chain", "draw")]
-    found = []
-    for index in np.ndindex(*(array.sizes[dim] for dim in dims)):
-        places = [
-            str(array[dim].values[i]) if dim in array.coords else str(i)
-            for dim, i in zip(dims, index, strict=True)
-        ]
-        found.append((index, f"{name}[{', '.join(places)}]" if places else name))
-    return found
 
 
 def _draw(axes: Axes, draws: np.ndarray, label: str, style: LineStyle) -> None:

@@ -7,7 +7,14 @@ import arviz_base as azb
 import numpy as np
 import pytest
 
-from pymc_vi_ext.plots import block_means, plot_elbo, plot_kde
+from pymc_vi_ext.plots import (
+    block_means,
+    plot_accuracy,
+    plot_elbo,
+    plot_forest,
+    plot_kde,
+    plot_pair,
+)
 from pymc_vi_ext.plots._style import to_image
 
 
@@ -116,3 +123,66 @@ def test_figures_leave_pyplot_alone():
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def several(**shapes):
+    return {label: posterior(i, **shapes) for i, label in enumerate(["r", "a", "c"])}
+
+
+def test_forest_shows_quantiles_of_each_method_and_bands_of_the_reference():
+    x = np.linspace(0, 100, 101)[None]
+    dt = azb.from_dict({"posterior": {"x": x}})
+    axes = plot_forest({"r": dt, "a": dt}, reference="r").axes[0]
+    thin, thick = (c.get_segments()[0][:, 0] for c in axes.collections[-3:-1])
+    np.testing.assert_allclose([*thin, *thick], [5, 95, 25, 75])
+    bands = [c.get_paths()[0].get_extents() for c in axes.collections[:2]]
+    np.testing.assert_allclose([(b.x0, b.x1) for b in bands], [(5, 95), (25, 75)])
+
+
+def test_forest_stops_at_the_elements_it_is_given():
+    figure = plot_forest(several(b=(10, 10)), max_elements=7)
+    assert len(figure.axes[0].get_yticks()) == 7
+    assert figure.get_suptitle() == "first 7 of 100 elements"
+
+
+def test_forest_rows_of_methods_do_not_overlap():
+    axes = plot_forest(several(x=(2,))).axes[0]
+    heights = sorted({line.get_ydata()[0] for line in axes.lines if len(line.get_ydata())})
+    assert len(heights) == 2 * 3
+    assert min(np.diff(heights)) > 0.2
+
+
+def test_pair_thins_draws_and_keeps_pairs_together():
+    x = np.arange(6_000.0).reshape(2, 3_000)
+    dt = azb.from_dict({"posterior": {"x": x, "b": np.stack([x, -x], -1)}})
+    points = plot_pair({"a": dt}, "x", "b[1]").axes[0].collections[0].get_offsets()
+    assert points.shape == (1_000, 2)
+    np.testing.assert_array_equal(points[:, 1], -points[:, 0])
+    assert points[:, 0].max() == 5_999
+
+
+def test_pair_of_a_reference_alone_shows_it():
+    assert titles(plot_pair({"r": posterior(b=(2,))}, "b[0]", "b[1]", reference="r")) == ["r"]
+
+
+def test_pair_of_an_unknown_element_names_some():
+    with pytest.raises(ValueError, match=r"No element 'b' .* b\[0\], .* b\[11\] and 8 more\."):
+        plot_pair({"a": posterior(b=(20,))}, "b[0]", "b")
+
+
+@pytest.mark.parametrize("draw", [plot_forest, lambda p: plot_pair(p, "x", "y")])
+def test_point_masses_and_draws_that_are_not_finite_can_be_drawn(draw):
+    dt = azb.from_dict({"posterior": {"x": np.ones((1, 50)), "y": np.full((1, 50), np.nan)}})
+    assert to_image(draw({"a": dt})).ndim == 3
+
+
+def test_accuracy_leaves_out_what_has_no_place_on_its_axes():
+    runs = {"a": [(1.0, 0.1), (np.nan, 0.2), (2.0, 0.0)], "b": [(1.0, np.nan)]}
+    figure = plot_accuracy(runs)
+    assert [line.get_label() for line in figure.axes[0].lines] == ["a, 1 of 3"]
+    assert figure.axes[0].get_yscale() == "log"
+
+
+def test_accuracy_of_nothing_says_so():
+    axes = plot_accuracy({"a": [(1.0, np.nan)]}, noise_floor=0.1).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["no run has an error"]
