@@ -155,7 +155,7 @@ def as_datatree(
     model : pymc.Model
     posterior : mapping of str to array of shape (chains, draws, \*dims)
     statistics : mapping of str to array of shape (chains, draws)
-        The group ``sample_stats``.
+        The group ``sample_stats``; none where it is empty.
     """
     with building():
         observed, constant = find_observations(model), find_constants(model)
@@ -173,8 +173,8 @@ def as_datatree(
         # More chains than draws are no mistake here.
         check_conventions=False,
     )
-    for name in ("posterior", "sample_stats"):
-        tree[name].attrs |= {
+    for group in filter(tree.children.get, ("posterior", "sample_stats")):
+        tree[group].attrs |= {
             "inference_library": "pymc_vi_ext",
             "inference_library_version": __version__,
         }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pymc_vi_ext.comparison.comparison import Comparison
 from pymc_vi_ext.comparison.methods import SAMPLERS, MethodSpec, make_spec, runnable_names
 from pymc_vi_ext.comparison.metrics import METRICS, Metric, Scored
+from pymc_vi_ext.comparison.peers import PEERS
 from pymc_vi_ext.comparison.references import ReferenceWarning
 from pymc_vi_ext.comparison.runner import (
     compare,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METRICS",
+    "PEERS",
     "SAMPLERS",
     "Comparison",
     "ComparisonConfig",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xarray as xr
 
 from pymc_vi_ext.comparison.metrics import METRICS
@@ -137,9 +138,12 @@ class Comparison:
             self.names, self.results, self.table.iterrows(), strict=False
         ):
             if name != self.reference_name:
-                seconds = row[["time/compile_s", "time/run_s"]].sum(skipna=False)
+                # Of peers those of compilation are not known, and within those of the run.
+                seconds = row["time/run_s"] + np.nan_to_num(row["time/compile_s"])
                 runs.setdefault(result.label, []).append((seconds, row[_ERROR]))
-        return plot_accuracy(runs, noise_floor=self.noise_floor.get(_ERROR, float("nan")))
+        labels = filter(None, dict.fromkeys([self.reference_name, *runs]))
+        floor = self.noise_floor.get(_ERROR, float("nan"))
+        return plot_accuracy(runs, noise_floor=floor, labels=list(labels))
 
     def summary(self) -> pd.DataFrame:
         """Summarise the seeds of each method.

@@ -1,8 +1,8 @@
-"""What a comparison can run: every method of :func:`pymc_vi_ext.fit`, and samplers.
+"""What a comparison can run: every method of :func:`pymc_vi_ext.fit`, samplers, and peers.
 
 A variational method is what ``fit`` makes of its name, with the same options and defaults, and
 perhaps ``correct`` of that. A sampler is one row of :data:`SAMPLERS`: its options and the function
-that runs it.
+that runs it; a method of another library is one of :data:`~pymc_vi_ext.comparison.peers.PEERS`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pymc as pm
 
+from pymc_vi_ext.comparison.peers import PEERS
+from pymc_vi_ext.comparison.runnable import Runnable
 from pymc_vi_ext.comparison.types import Status
 from pymc_vi_ext.errors import ConvergenceWarning, UnknownNameError
 from pymc_vi_ext.interrupts import allowed
@@ -64,67 +66,9 @@ class AutoOptions(Options):
     )
 
 
-class Run(Protocol):
-    """Function that runs a method and returns the fields of a MethodResult that it knows."""
-
-    def __call__(
-        self,
-        model: pm.Model,
-        name: str,
-        options: Mapping[str, Any],
-        draws: int,
-        seed: int,
-        progressbar: bool,
-    ) -> dict[str, Any]:
-        """Run `name` on `model` with all its options."""
-
-
-@dataclass(frozen=True)
-class Runnable:
-    """A method as a comparison sees it.
-
-    Attributes
-    ----------
-    options : tuple of subclasses of Options
-        All its options.
-    run : Run
-    """
-
-    options: tuple[type[Options], ...]
-    run: Run
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of all options."""
-        return tuple(name for options in self.options for name in options.names())
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """All options by name, at their defaults."""
-        return {
-            field.name: field.default
-            for options in self.options
-            for field in dataclasses.fields(options)
-        }
-
-    def values(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options by name, those not `given` at their defaults, checked.
-
-        Raises
-        ------
-        ParametrizationError
-            A ValueError: if a value is none that the option can have.
-        """
-        found: dict[str, Any] = {}
-        for options in self.options:
-            own = {name: value for name, value in given.items() if name in options.names()}
-            found |= options(**own).values()
-        return found
-
-
 def runnable_names() -> tuple[str, ...]:
     """Return the names of all that a comparison can run."""
-    return (*SAMPLERS, "auto", *_methods())
+    return (*SAMPLERS, "auto", *_methods(), *PEERS)
 
 
 def _methods() -> dict[str, type[Method]]:
@@ -142,8 +86,8 @@ def runnable(name: str) -> Runnable:
     UnknownNameError
         If there is no such method.
     """
-    if name in SAMPLERS:
-        return SAMPLERS[name]
+    if table := next((table for table in (SAMPLERS, PEERS) if name in table), None):
+        return table[name]
     if name == "auto":
         return Runnable((AutoOptions,), _run_fit)
     if name not in _methods():

@@ -249,7 +249,7 @@ def summarise(results: Sequence[MethodResult], reference: Given | None) -> Compa
         fields = {"method": result.label, "seed": result.seed, "status": result.status.value}
         rows.append({**fields, **scores, "note": _note(result, found, reasons)})
     if isinstance(posterior, xr.DataTree) and not interrupted:
-        rows += _noise_floor(posterior, [r for r in results if r is not found.source])
+        rows += _noise_floor(found, posterior, [r for r in results if r is not found.source])
     table = pd.DataFrame(rows).set_index(["method", "seed"])
     comparison = Comparison(tuple(results), table, posterior, found.label if posterior else "")
     if posterior is None or found.source is None:
@@ -258,15 +258,17 @@ def summarise(results: Sequence[MethodResult], reference: Given | None) -> Compa
     return dataclasses.replace(comparison, reference_name=name)
 
 
-def _noise_floor(reference: xr.DataTree, results: Sequence[MethodResult]) -> list[dict[str, Any]]:
+def _noise_floor(
+    reference: Reference, posterior: xr.DataTree, results: Sequence[MethodResult]
+) -> list[dict[str, Any]]:
     """Return the row of the noise floor, or none where there is nothing to hold against it."""
     sizes = [r.datatree["posterior"].sizes for r in results if r.datatree is not None]
     if not sizes:
         return []
-    scores, draws = noise_floor(reference, min(size["chain"] * size["draw"] for size in sizes))
+    scores, draws = noise_floor(posterior, min(size["chain"] * size["draw"] for size in sizes))
     if np.isnan(list(scores.values())).all():
         return []
-    note = f"what {draws:,} draws of the reference are off by"
+    note = f"what {draws:,} draws of the reference {reference.label!r} are off by"
     known = {**dict.fromkeys(METRICS, float("nan")), **scores}
     return [{"method": NOISE_FLOOR, "seed": SEED, "status": "", **known, "note": note}]
 

@@ -16,6 +16,8 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#
 # Differing dashes keep lines apart that lie on each other.
 _STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 LineStyle = tuple[str, Any]
+# Inches of a letter in a legend, about, and of what stands around a label.
+_OF_LETTER, _OF_HANDLE = 0.085, 0.7
 # What the reference is where it stands behind everything else.
 BACKDROP = "#9A9A9A"
 
@@ -43,10 +45,11 @@ def tidy(axes: Axes) -> None:
     axes.tick_params(labelsize=9)
 
 
-def key(figure: Figure, axes: Axes, columns: int = 6) -> None:
-    """Put the labels of `axes` below the figure."""
+def key(figure: Figure, axes: Axes) -> None:
+    """Put the labels of `axes` below the figure, as many side by side as there is room for."""
     handles, texts = axes.get_legend_handles_labels()
-    columns = max(1, min(len(texts), columns))
+    width = _OF_HANDLE + _OF_LETTER * max(map(len, texts), default=0)
+    columns = max(1, min(len(texts), int(figure.get_figwidth() / width)))
     figure.legend(handles, texts, loc="outside lower center", ncols=columns, frameon=False)
 
 

@@ -92,5 +92,5 @@ def plot_accuracy(
 
 
 def _few_minor_ticks(value: float, _: float) -> str:
-    """Name 2 and 5 of each decade: axes may hold no power of ten."""
-    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
+    """Name 2, 3 and 5 of each decade: axes may hold no power of ten."""
+    return f"{value:g}" if f"{value:e}"[0] in "235" else ""

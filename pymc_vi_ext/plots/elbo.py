@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pymc_vi_ext.plots._style import line_styles, new_figure, tidy
+from pymc_vi_ext.plots._style import key, line_styles, new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,7 +109,7 @@ def plot_elbo(traces: Mapping[str, np.ndarray], *, labels: tuple[str, ...] | Non
         margin = 0.05 * (high - low) or 1.0
         axes.set_ylim(low - margin, high + margin)
         axes.set_xlim(max(1, min(lengths) / 1000), 1.1 * max(lengths))
-        figure.legend(loc="outside lower center", ncols=min(len(lengths), 4), frameon=False)
+        key(figure, axes)
     else:
         axes.text(0.5, 0.5, "no method has an ELBO", transform=axes.transAxes, ha="center")
     return figure

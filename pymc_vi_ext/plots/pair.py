@@ -81,6 +81,7 @@ def plot_pair(
             axes.scatter(*points, s=7, color=colour, alpha=0.45, linewidths=0, label=name)
         axes.set_title(label, fontsize=10, color=styles[label][0])
         tidy(axes)
+        axes.locator_params(nbins=5)
     for set_limits, element in ((grid[0, 0].set_xlim, across), (grid[0, 0].set_ylim, up)):
         if ends := limits([element.draws(posterior) for posterior in posteriors.values()]):
             set_limits(ends)

@@ -105,6 +105,9 @@ def report_comparison(tracker: RunTracker, execution: Execution, comparison: Com
             figure = plot_kde(posteriors, [variable], labels=comparison.labels)
             tracker.log_image(parent, f"kde/{_key(variable)}", to_image(figure))
         tracker.log_image(parent, "kde", to_image(comparison.plot_kde()))
+        tracker.log_image(parent, "forest", to_image(comparison.plot_forest()))
+    if comparison.reference is not None:
+        tracker.log_image(parent, "accuracy", to_image(comparison.plot_accuracy()))
     tracker.log_image(parent, "elbo", to_image(comparison.plot_elbo()))
     failed = [r for r in comparison.results if r.status is Status.FAILED]
     tracker.log_metrics(

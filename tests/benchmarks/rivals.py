@@ -80,11 +80,11 @@ def last_losses(losses: Any) -> float:
 class JaxRival(Rival):
     """A rival that starts from the log density as a JAX function, which costs it nothing."""
 
-    imports = ("jax", "jax.numpy", "density")
+    imports = ("jax", "jax.numpy", "pymc_vi_ext.comparison._jax_density")
 
     def __init__(self, model: pm.Model):
         super().__init__(model)
-        from density import jax_density
+        from pymc_vi_ext.comparison._jax_density import jax_density
 
         self.density = jax_density(model)
         self.losses: Any = ()
@@ -182,21 +182,17 @@ class NumPyro(JaxRival):
 
         from numpyro.infer import SVI, Trace_ELBO
 
+        from pymc_vi_ext.comparison._jax_density import numpyro_model
+
         density = self.density
         start, size = jnp.asarray(density.start), density.start.size
-
-        def model(data: Any) -> None:
-            flat = dist.ImproperUniform(dist.constraints.real_vector, (), (size,))
-            x = numpyro.sample("x", flat)
-            keys = [numpyro.prng_key() for _ in range(density.sources)]
-            numpyro.factor("logp", density.logp(x, keys, data))
 
         def guide(data: Any) -> None:
             mu = numpyro.param("mu", start)
             rho = numpyro.param("rho", jnp.zeros(size))
             numpyro.sample("x", dist.Normal(mu, jax.nn.softplus(rho)).to_event(1))
 
-        svi = SVI(model, guide, numpyro.optim.Adam(LEARNING_RATE), Trace_ELBO())
+        svi = SVI(numpyro_model(density), guide, numpyro.optim.Adam(LEARNING_RATE), Trace_ELBO())
         run = jax.jit(lambda key, data: svi.run(key, n, data, progress_bar=False).losses)
         return lambda key: run(key, density.data)
 

@@ -25,12 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 import pymc as pm
 
-from density import jax_density
 from scipy.optimize import minimize
 
 import pymc_vi_ext as vix
 
 from pymc_vi_ext.callbacks import CheckParametersConvergence
+from pymc_vi_ext.comparison._jax_density import jax_density
 from pymc_vi_ext.zoo.posteriordb.eight_schools import eight_schools_noncentered
 
 jax.config.update("jax_enable_x64", True)

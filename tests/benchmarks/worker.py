@@ -122,7 +122,7 @@ def _loss(rival: Rival) -> float:
         return rival.loss()
     import jax
 
-    from density import jax_density
+    from pymc_vi_ext.comparison._jax_density import jax_density
 
     density = jax_density(rival.model)
     values = jax.vmap(lambda x: density.logp(x, (), density.data))(particles())

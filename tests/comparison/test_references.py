@@ -258,7 +258,7 @@ def test_the_noise_floor_of_slow_chains_is_that_of_their_effective_draws():
 def test_the_noise_floor_is_a_row_that_names_its_draws():
     found = summarise([run("nuts", tree()), OTHER], "nuts")
     row = found.table.loc[("noise floor", 0)]
-    assert row["note"] == "what 500 draws of the reference are off by"
+    assert row["note"] == "what 500 draws of the reference 'nuts' are off by"
     assert row["status"] == ""
     assert row[[key for key in METRICS if key not in COMPARED]].isna().all()
     assert found.noise_floor == {key: row[key] for key in COMPARED}

@@ -128,7 +128,8 @@ def test_posterior_images_and_tables_are_stored(stored, results):
     keys = {path.partition("+")[0] for path in artifacts(client, advi, "images")}
     assert keys == {"images/kde~x", "images/kde~b"}
     keys = {path.partition("+")[0] for path in artifacts(client, parent, "images")}
-    assert keys == {"images/kde", "images/elbo", "images/kde~x", "images/kde~b"}
+    of_all = {f"images/{name}" for name in ("kde", "forest", "elbo", "accuracy")}
+    assert keys == {*of_all, "images/kde~x", "images/kde~b"}
     assert {"summary.csv", "summary.html"} <= set(artifacts(client, parent))
 
 

@@ -1,4 +1,4 @@
-"""A PyMC model's log density as a JAX function of one vector, for the rivals written in JAX."""
+"""A PyMC model's log density as a JAX function of one vector, for peers written in JAX."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,7 +76,8 @@ def jax_density(model: pm.Model) -> Density:
             x[end - value.size : end].reshape(value.shape)
             for end, value in zip(ends, values, strict=True)
         ]
-        return function(*parts, *({"jax_state": key} for key in keys), *data)[0]
+        value: jax.Array = function(*parts, *({"jax_state": key} for key in keys), *data)[0]
+        return value
 
     return Density(
         logp=flat_logp,
@@ -89,3 +90,20 @@ def jax_density(model: pm.Model) -> Density:
 
 def _is_large(constant: Constant) -> bool:
     return isinstance(constant.type, TensorType) and constant.data.nbytes > LARGEST_CONSTANT
+
+
+def numpyro_model(density: Density) -> Callable[[Any], None]:
+    """Return a NumPyro model of the density: a vector ``x``, its log density as a factor.
+
+    The model takes the density's `data`.
+    """
+    import numpyro
+    import numpyro.distributions as dist
+
+    def model(data: Any) -> None:
+        flat = dist.ImproperUniform(dist.constraints.real_vector, (), density.start.shape)
+        x = numpyro.sample("x", flat)
+        keys = [numpyro.prng_key() for _ in range(density.sources)]
+        numpyro.factor("logp", density.logp(x, keys, data))
+
+    return model
