@@ -62,6 +62,9 @@ def given_posterior(reference: Posterior | Mapping[str, Any]) -> Posterior:
         If it is none of these, or a mean or standard deviation is missing or cannot be one.
     """
     if isinstance(reference, xr.DataTree):
+        if "posterior" not in reference.children:
+            groups = ", ".join(f"/{name}" for name in reference.children) or "none"
+            raise ValueError(f"The reference has no group /posterior; its groups: {groups}.")
         return reference
     if isinstance(reference, xr.Dataset):
         if {"chain", "draw"} <= set(reference.dims):
@@ -101,9 +104,6 @@ def check_given(model: pm.Model, reference: Posterior) -> None:
     sample: tuple[str, ...]
     if isinstance(reference, xr.Dataset):
         dataset, sample, what = reference, ("moment",), "moments"
-    elif "posterior" not in reference.children:
-        groups = ", ".join(f"/{name}" for name in reference.children) or "none"
-        raise ValueError(f"The reference has no group /posterior; its groups: {groups}.")
     else:
         dataset, sample, what = reference["posterior"].to_dataset(), ("chain", "draw"), "draws"
     names = [rv.name for rv in model.unobserved_RVs]
@@ -147,6 +147,8 @@ def find_reference(reference: Given | None, results: Sequence[MethodResult]) -> 
     if not isinstance(reference, str):
         posterior = given_posterior(reference)
         label = (posterior.name if isinstance(posterior, xr.DataTree) else None) or "reference"
+        if label in {result.label for result in results}:
+            label += " (given)"
         return Reference(label, posterior, _unsound(posterior))
     of_label = [result for result in results if result.label == reference]
     source = next((result for result in of_label if result.datatree is not None), None)
@@ -171,7 +173,7 @@ def _unsound(posterior: Posterior, warnings: Sequence[str] = ()) -> str:
         return "" if verdict == "PASS" else f"its verdict is {verdict}"
     # Particles and draws of an approximation come as one chain, which has no R-hat.
     if (rhat := rhat_max(posterior)) > RHAT_LIMIT:
-        return f"R-hat {rhat:.3g} > {RHAT_LIMIT}, its chains disagree"
+        return f"R-hat {rhat:.4g} > {RHAT_LIMIT}, its chains disagree"
     return first_sentence(warnings[0]) if warnings else ""
 
 

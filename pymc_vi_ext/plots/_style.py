@@ -17,7 +17,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#
 _STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 LineStyle = tuple[str, Any]
 # Inches of a letter in a legend, about, and of what stands around a label.
-_OF_LETTER, _OF_HANDLE = 0.085, 0.7
+_OF_LETTER, _OF_HANDLE = 0.075, 0.7
 # What the reference is where it stands behind everything else.
 BACKDROP = "#9A9A9A"
 

@@ -80,6 +80,10 @@ def plot_accuracy(
     axes.set(xscale="log", yscale="log")
     axes.margins(0.12)
     for axis in (axes.xaxis, axes.yaxis):
+        low, high = axis.get_view_interval()
+        # A decade at least, so that there are numbers on it and small differences look small.
+        wider = max(1.0, np.sqrt(10 * low / high))
+        axis.set_view_interval(low / wider, high * wider, ignore=True)
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(_few_minor_ticks)
     axes.set_xlabel("seconds, compilation included")

@@ -74,7 +74,7 @@ def plot_pair(
     figure = new_figure(side * columns + 0.5, side * rows + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     styles = line_styles(labels or posteriors)
-    for axes, label in zip(grid.flat, shown, strict=False):
+    for number, (axes, label) in enumerate(zip(grid.flat, shown, strict=False)):
         for name in dict.fromkeys(filter(posteriors.get, [reference, label])):
             points = [_thinned(element.draws(posteriors[name])) for element in (across, up)]
             colour = BACKDROP if name == reference else styles[name][0]
@@ -82,6 +82,7 @@ def plot_pair(
         axes.set_title(label, fontsize=10, color=styles[label][0])
         tidy(axes)
         axes.locator_params(nbins=5)
+        axes.tick_params(labelbottom=number + columns >= len(shown))  # nothing below it
     for set_limits, element in ((grid[0, 0].set_xlim, across), (grid[0, 0].set_ylim, up)):
         if ends := limits([element.draws(posterior) for posterior in posteriors.values()]):
             set_limits(ends)

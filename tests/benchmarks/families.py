@@ -133,25 +133,11 @@ def judged(
     if "log_q" in tree["sample_stats"]:
         stats = tree["sample_stats"]
         row.elbo = float((stats["lp"] - stats["log_q"]).mean())
-    if isinstance(reference, xr.Dataset):
-        row.mean_error, row.sd_ratio = against_moments(tree["posterior"].dataset, reference)
-    elif reference is not None:
+    if reference is not None:
         apart = distances(tree, reference)
         row.mean_error, row.sd_ratio = apart.mean_error_sd_max, apart.sd_ratio_worst
         row.wasserstein = apart.wasserstein_mean
     return row
-
-
-def against_moments(posterior: xr.Dataset, moments: xr.Dataset) -> tuple[float, float]:
-    """Return the largest error of a mean in reference sds, and the sd ratio furthest from 1."""
-    errors, ratios = [], []
-    for name, both in moments.items():
-        mean, sd = both.sel(moment="mean").to_numpy(), both.sel(moment="sd").to_numpy()
-        draws = posterior[name]
-        errors.append(np.ravel(abs(draws.mean(("chain", "draw")).to_numpy() - mean) / sd))
-        ratios.append(np.ravel(draws.std(("chain", "draw")).to_numpy() / sd))
-    ratio = np.concatenate(ratios)
-    return float(np.max(np.concatenate(errors))), float(ratio[np.argmax(abs(np.log(ratio)))])
 
 
 def banana() -> pm.Model:

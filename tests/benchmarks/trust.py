@@ -22,9 +22,9 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
-from families import against_moments
-
 import pymc_vi_ext as vix
+
+from pymc_vi_ext.diagnostics import distances
 
 # Means within so many reference standard deviations, standard deviations within so much: right, and
 # near.
@@ -70,7 +70,8 @@ def corrected(method: str) -> Callable[[pm.Model, int, Row], xr.DataTree]:
         row.seconds = time.perf_counter() - started
         alone = vix.to_datatree(approx, 20_000, random_seed=seed)
         moments = vix.zoo.posteriordb.moments(row.posterior)
-        row.fit_mean_error, row.fit_sd_ratio = against_moments(alone["posterior"].dataset, moments)
+        apart = distances(alone, moments)
+        row.fit_mean_error, row.fit_sd_ratio = apart.mean_error_sd_max, apart.sd_ratio_worst
         return tree
 
     return run
@@ -118,8 +119,8 @@ def measured(posterior: str, method: str, seed: int) -> Row:
         warnings.simplefilter("ignore")
         tree = METHODS[method](model, seed, row)
         row.verdict = vix.diagnose(tree).verdict.value
-    moments = vix.zoo.posteriordb.moments(posterior)
-    row.mean_error, row.sd_ratio = against_moments(tree["posterior"].dataset, moments)
+    apart = distances(tree, vix.zoo.posteriordb.moments(posterior))
+    row.mean_error, row.sd_ratio = apart.mean_error_sd_max, apart.sd_ratio_worst
     return row
 
 

@@ -285,3 +285,11 @@ def test_trackers_have_the_noise_floor_with_the_execution(tmp_path):
     floor = {key.replace("compare/", "noise_floor/"): v for key, v in found.noise_floor.items()}
     assert floor.items() <= metrics(execution.parent).items()
     assert [set(metrics(child)) for child in execution.children] == [set(METRICS)] * 2
+
+
+def test_a_given_reference_never_takes_the_name_of_a_method():
+    reference = tree(2)
+    reference.name = "other"
+    found = summarise([OTHER], reference)
+    assert found.reference_name == "other (given)"
+    assert list(found.posteriors()) == ["other (given)", "other"]
