@@ -9,15 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pymc as pm
 
-from pymc.pytensorf import collect_default_updates
 from pytensor.compile.mode import get_mode
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.replace import clone_replace
 from pytensor.graph.traversal import ancestors, graph_inputs
-from pytensor.link.jax.dispatch import jax_funcify
 from pytensor.tensor.type import TensorType
+
+from pymc_vi_ext.upstream import (
+    JAX_STATE,
+    REMOVE_CHECK,
+    collect_default_updates,
+    jax_funcify,
+)
 
 # Larger constants become arguments: XLA would fold them into the program.
 LARGEST_CONSTANT = 4_096  # bytes
@@ -64,7 +69,8 @@ def jax_density(model: pm.Model) -> Density:
         inputs[variable] = variable.type.clone(shape=value.shape)()
     outputs = clone_replace([logp], replace=inputs, rebuild_strict=False)
     graph = FunctionGraph([*model.value_vars, *inputs.values()], outputs, clone=True)
-    get_mode("JAX").optimizer.rewrite(graph)
+    # JAX leaves the checks of parameters out, and warns of each.
+    get_mode("JAX").including(REMOVE_CHECK).optimizer.rewrite(graph)
     function = jax_funcify(graph)
 
     point = model.initial_point()
@@ -76,7 +82,7 @@ def jax_density(model: pm.Model) -> Density:
             x[end - value.size : end].reshape(value.shape)
             for end, value in zip(ends, values, strict=True)
         ]
-        value: jax.Array = function(*parts, *({"jax_state": key} for key in keys), *data)[0]
+        value: jax.Array = function(*parts, *({JAX_STATE: key} for key in keys), *data)[0]
         return value
 
     return Density(
