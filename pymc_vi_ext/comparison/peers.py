@@ -6,7 +6,9 @@ from a model to draws. :func:`pymc_vi_ext.fit` does not know them.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import time
 import warnings
 
@@ -85,7 +87,8 @@ def _extras_advi(
     from pymc_extras.inference.advi import fit_advi
 
     # Its progress bar cannot be switched off.
-    tree = fit_advi(model, n_steps=options["n"], draws=draws, random_seed=seed)
+    with contextlib.nullcontext() if progressbar else contextlib.redirect_stdout(io.StringIO()):
+        tree = fit_advi(model, n_steps=options["n"], draws=draws, random_seed=seed)
     return Fitted(_posterior(tree), -tree["fit"]["elbo"].to_numpy())
 
 
