@@ -16,12 +16,12 @@ from pymc_vi_ext.comparison.references import Posterior
 from pymc_vi_ext.comparison.types import MethodResult, Status
 from pymc_vi_ext.diagnostics import Verdict
 
-_ERROR = "compare/mean_error_sd_max"
-
 if TYPE_CHECKING:
     import pandas as pd
 
     from matplotlib.figure import Figure
+
+_ERROR = "compare/mean_error_sd_max"
 
 
 @dataclass(frozen=True)

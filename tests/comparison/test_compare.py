@@ -230,8 +230,8 @@ def test_a_result_survives_the_disk(finished, tmp_path):
 
 def test_every_method_has_options_with_defaults():
     for name in runnable_names():
-        # Laplace's approximation and Pathfinder have none, nor have peers without steps.
-        without = ("laplace", "pathfinder", "extras_dadvi", "extras_laplace", "extras_pathfinder")
+        # Peers without steps have none.
+        without = ("extras_dadvi", "extras_laplace", "extras_pathfinder")
         assert bool(make_spec(name).all_options) == (name not in without)
 
 
