@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import arviz as az
 import numpy as np
 import pymc as pm
 import pytensor
 import xarray as xr
 
+from arviz_base import from_dict
 from pymc.model import modelcontext
 from pymc.model.fgraph import clone_model
 from pytensor.compile.sharedvalue import SharedVariable
@@ -216,7 +216,7 @@ def _laid_out(model: pm.Model, ranks: Mapping[str, np.ndarray]) -> xr.DataTree:
     """Return the ranks as ArviZ has those of prior simulations, and tests of them."""
     ranks = {name: found[None] for name, found in ranks.items()}
     coords, dims = labels_of(model, ranks)
-    tree: xr.DataTree = az.from_dict({"prior_sbc": ranks}, coords=coords, dims=dims)
+    tree: xr.DataTree = from_dict({"prior_sbc": ranks}, coords=coords, dims=dims)
     sbc = tree["prior_sbc"].to_dataset()
     p_values, *_ = sbc.azstats.uniformity_test(dim=["chain", "draw"])
     tree["p_value"] = xr.DataTree(p_values)

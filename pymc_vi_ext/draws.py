@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import arviz as az
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 
+from arviz_base import from_dict
 from pymc.pytensorf import floatX
 from pymc.variational.opvi import Approximation
 from pytensor.compile.mode import Mode, get_mode
@@ -166,7 +166,7 @@ def as_datatree(
         "observed_data": observed,
         "constant_data": constant,
     }
-    tree: DataTree = az.from_dict(
+    tree: DataTree = from_dict(
         {name: group for name, group in groups.items() if group},
         coords=coords,
         dims=dims,

@@ -17,6 +17,22 @@ def test_import_loads_nothing_heavy(module):
     assert shown.strip() == "[]"
 
 
+def test_from_a_model_to_draws_nothing_is_loaded_that_only_draws():
+    code = """
+import sys
+import pymc as pm, pymc_vi_ext as vix
+with pm.Model():
+    pm.Normal("x")
+    approx = vix.fit(method="auto", random_seed=1, progressbar=False)
+vix.to_datatree(approx)
+print([m for m in ("matplotlib", "plotly", "mlflow", "prefect") if m in sys.modules])
+"""
+    shown = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.strip() == "[]"
+
+
 @pytest.mark.parametrize("first", ["pymc", "pymc_vi_ext"])
 def test_families_are_registered_whatever_comes_first(first):
     """After two plain imports, and before anything of the package is used."""
