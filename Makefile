@@ -22,7 +22,7 @@ export DO_NOT_TRACK = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare validate test test-latest test-oldest test-clients lint types docs bench bench-stopping bench-accuracy bench-families bench-rogues bench-trust bench-clients schema constraints clean
+.PHONY: help setup compare validate test test-latest test-oldest test-clients lint types docs bench bench-stopping bench-accuracy bench-families bench-rogues bench-trust bench-verdicts bench-clients schema constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 16
@@ -116,8 +116,11 @@ bench-accuracy: $(VENV)/.ready  ## Hold means and sds of default fits against th
 bench-rogues: $(VENV)/.ready  ## Fit what is most easily fitted wrong; writes docs/benchmarks
 	$(BIN)/python -W ignore tests/benchmarks/gallery.py --out docs/benchmarks $(BENCH)
 
-bench-trust: $(VENV)/.ready  ## Hold corrected fits and NUTS against reference posteriors; writes docs/benchmarks
+bench-trust: $(VENV)/.ready  ## Hold methods and NUTS against reference posteriors; writes docs/benchmarks
 	$(BIN)/python -W ignore tests/benchmarks/trust.py --out docs/benchmarks $(BENCH)
+
+bench-verdicts: $(VENV)/.ready  ## Hold verdicts on the rogues' gallery and the zoo against what is true; writes docs/benchmarks
+	$(BIN)/python -W ignore tests/benchmarks/verdicts.py --out docs/benchmarks $(BENCH)
 
 bench-families: $(VENV)/.ready  ## Judge the families on reference posteriors; writes docs/benchmarks
 	$(BIN)/python -W ignore tests/benchmarks/families.py --out docs/benchmarks $(BENCH)

@@ -44,6 +44,7 @@ def fit_automatically(
     backend: str | None,
     max_seconds: float,
     started: float,
+    progressbar: bool,
 ) -> Approximation:
     """Fit, correct, judge; and again from another fit, while a verdict is FAIL and time is left.
 
@@ -58,6 +59,8 @@ def fit_automatically(
     max_seconds : float
     started : float
         When they began, by ``time.perf_counter()``.
+    progressbar : bool
+        Whether to show what the chains are at.
 
     Returns
     -------
@@ -83,7 +86,7 @@ def fit_automatically(
             fitted = fit_by(name, [WallTime(_OF_FIT * left(), every=_LOOKS[name])])
             rungs.append(Rung(name, time.perf_counter() - began, fitted.report.evidence))
             doing, began = "correct", time.perf_counter()
-            tree = _corrected(fitted, left(), random_seed, backend)
+            tree = _corrected(fitted, left(), random_seed, backend, progressbar)
         except (ArithmeticError, NotImplementedError, NoDensityError) as error:
             rungs.append(Rung(doing, time.perf_counter() - began, str(error)))
             if name == names[-1] and best is None:
@@ -112,13 +115,23 @@ def fit_automatically(
 
 
 def _corrected(
-    fitted: Approximation, max_seconds: float, random_seed: int | None, backend: str | None
+    fitted: Approximation,
+    max_seconds: float,
+    random_seed: int | None,
+    backend: str | None,
+    progressbar: bool,
 ) -> DataTree | None:
     """Return draws of the posterior; None if Ctrl-C has ended the fit, or this."""
     if fitted.report.stop_reason is StopReason.INTERRUPTED:
         return None
     try:
-        return correct(fitted, max_seconds=max_seconds, random_seed=random_seed, backend=backend)
+        return correct(
+            fitted,
+            max_seconds=max_seconds,
+            random_seed=random_seed,
+            backend=backend,
+            progressbar=progressbar,
+        )
     except KeyboardInterrupt:
         return None
 

@@ -65,7 +65,7 @@ class ApproximationWarning(FitWarning):
     ...     x = pm.MvNormal("x", [0.0, 0.0], [[1.0, 0.95], [0.95, 1.0]])
     ...     warnings.simplefilter("ignore", vix.ApproximationWarning)
     ...     mean_field = vix.fit(random_seed=1, progressbar=False)
-    >>> tree = vix.correct(mean_field, random_seed=1)
+    >>> tree = vix.correct(mean_field, random_seed=1, progressbar=False)
     >>> tree.attrs["verdict"]
     'PASS'
     """

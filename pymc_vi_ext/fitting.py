@@ -242,6 +242,7 @@ def fit(
         backend=backend,
         max_seconds=MAX_SECONDS if max_seconds is None else positive("max_seconds", max_seconds),
         started=started,
+        progressbar=progressbar,
     )
     warn_of(approx)
     return approx

@@ -1,4 +1,4 @@
-"""The progress bar of a fit."""
+"""What a fit, and chains, show of how far they are."""
 
 from __future__ import annotations
 
@@ -60,18 +60,48 @@ class FitProgress:
         self._progress.refresh()
 
 
-class _NoProgress:
+class ChainProgress:
+    """A line that says what chains are at, and the seconds since they began."""
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+        self._task = progress.add_task("")
+        self._drawn = 0.0
+
+    def say(self, doing: str) -> None:
+        """Show what chains are at."""
+        self._progress.update(self._task, description=doing)
+        self._drawn = 0.0
+        self.tick()
+
+    def tick(self) -> None:
+        """Let the seconds go on."""
+        now = time.perf_counter()
+        if now - self._drawn > _SECONDS_BETWEEN_DRAWINGS:
+            self._drawn = now
+            self._progress.refresh()
+
+
+class NoProgress:
+    """What shows nothing."""
+
     def update(self, *args: Any, **kwargs: Any) -> None:
-        pass
+        """Do nothing."""
+
+    def say(self, doing: str) -> None:
+        """Do nothing."""
+
+    def tick(self) -> None:
+        """Do nothing."""
 
 
 @contextmanager
 def fit_progress(
     n: int, show: bool, theme: Theme = default_progress_theme
-) -> Iterator[FitProgress | _NoProgress]:
+) -> Iterator[FitProgress | NoProgress]:
     """Show a bar of `n` steps while the context is open, or nothing where `show` is False."""
     if not show:
-        yield _NoProgress()
+        yield NoProgress()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -86,3 +116,15 @@ def fit_progress(
     console = Console(theme=theme)
     with Progress(*columns, console=console, auto_refresh=False) as progress:
         yield FitProgress(progress, n)
+
+
+@contextmanager
+def chain_progress(show: bool) -> Iterator[ChainProgress | NoProgress]:
+    """Show a line while the context is open, or nothing where `show` is False."""
+    if not show:
+        yield NoProgress()
+        return
+    columns = (TextColumn("{task.description}"), TimeElapsedColumn())
+    console = Console(theme=default_progress_theme)
+    with Progress(*columns, console=console, auto_refresh=False) as progress:
+        yield ChainProgress(progress)

@@ -284,7 +284,7 @@ def _run_fit(
             if isinstance(approx, Empirical) and approx.draws is not None:
                 datatree = approx.draws
             elif corrected:
-                datatree = correct(approx, draws, random_seed=seed)
+                datatree = correct(approx, draws, random_seed=seed, progressbar=progressbar)
             else:
                 datatree = to_datatree(approx, draws=draws, random_seed=seed)
     except KeyboardInterrupt:

@@ -23,6 +23,7 @@ from pymc_vi_ext.engine.differentiable import gradient_of
 from pymc_vi_ext.engine.program import StepProgram
 from pymc_vi_ext.engine.vectorize import over_rows
 from pymc_vi_ext.interrupts import check
+from pymc_vi_ext.progress import ChainProgress, NoProgress
 from pymc_vi_ext.python_only import building, python_only
 
 # Trajectories are this part of the longest, at random, so that none is as long as a period.
@@ -124,6 +125,8 @@ class ManyChains:
     density : LogDensity
     chains : int
     backend : {"auto", "jax", "numba", "c"}, optional
+    progress : ChainProgress, optional
+        Told what the chains are at.
 
     Attributes
     ----------
@@ -153,7 +156,14 @@ class ManyChains:
     lengths in Hamiltonian Monte Carlo. AISTATS.
     """
 
-    def __init__(self, density: LogDensity, chains: int, backend: str | None = "auto"):
+    def __init__(
+        self,
+        density: LogDensity,
+        chains: int,
+        backend: str | None = "auto",
+        progress: ChainProgress | NoProgress | None = None,
+    ):
+        self.progress = NoProgress() if progress is None else progress
         d = len(density.start)
         self.chains, self.d, self.dense = chains, d, d <= _MOST_DENSE
         zeros = floatX(np.zeros((chains, d)))
@@ -318,6 +328,7 @@ class ManyChains:
         )
         for i in range(transitions):
             check()
+            self.progress.tick()
             if regions is not None:
                 path.jumps[i] = self._jump(regions, rng)
             path.step_size[i] = self.step_size

@@ -140,6 +140,7 @@ def settle(
     before: _Moments | None = None
     found: Settled | None = None
     transitions, length, repeats, more = 0, _FIRST, 0, _MOST_MORE
+    chains.progress.say("Chains begin")
     while True:
         first = chains.run(length // 2, rng, until, regions=regions)
         path = chains.run(length - length // 2, rng, until, regions=regions, adapting=False)
@@ -155,6 +156,10 @@ def settle(
         moved, spread = (np.inf, np.inf) if before is None else now.moved_from(before)
         rhat, ess = _rhat(path, superchain), float(now.ess.min())
         found = Settled(path, superchain, rhat, moved, spread, ess, np.inf, transitions, regions)
+        chains.progress.say(
+            f"Chains, {transitions:,} transitions: nested R-hat {rhat:.3f}, "
+            f"{ess:,.0f} effective draws"
+        )
         last = late or 2 * length > longest
         if found.settled or last:
             found = replace(found, sd_error=sd_error(path))

@@ -35,6 +35,7 @@ from pymc_vi_ext.errors import NoDensityError
 from pymc_vi_ext.fit_record import attributes_of
 from pymc_vi_ext.minibatches import on_all_data
 from pymc_vi_ext.options import positive, whole_number
+from pymc_vi_ext.progress import ChainProgress, NoProgress, chain_progress
 from pymc_vi_ext.results import FitReport
 
 # Draws of the approximation that are weighted, at most.
@@ -59,6 +60,7 @@ def correct(
     max_seconds: float | None = None,
     random_seed: int | None = None,
     backend: str | None = "auto",
+    progressbar: bool = True,
 ) -> xr.DataTree:
     r"""Draw from the posterior, beginning at an approximation of it, and judge both.
 
@@ -91,6 +93,8 @@ def correct(
     random_seed : int, optional
     backend : {"auto", "jax", "numba", "c"}
         What runs the chains, as of :func:`pymc_vi_ext.fit`.
+    progressbar : bool
+        Whether to show what the chains are at.
 
     Returns
     -------
@@ -153,7 +157,7 @@ def correct(
     >>> with pm.Model():
     ...     x = pm.StudentT("x", nu=4, shape=2)
     ...     approx = vix.fit(random_seed=1, progressbar=False)
-    >>> tree = vix.correct(approx, draws=1_000, random_seed=1)
+    >>> tree = vix.correct(approx, draws=1_000, random_seed=1, progressbar=False)
     >>> tree.attrs["correction"], tree.attrs["verdict"]
     ('chains', 'PASS')
     >>> dict(tree.posterior["x"].sizes)
@@ -164,6 +168,29 @@ def correct(
     count = _CHAINS if chains == "auto" else _checked(chains)
     until = np.inf if max_seconds is None else started + positive("max_seconds", max_seconds)
     rng = np.random.default_rng(random_seed)
+    with chain_progress(progressbar) as progress:
+        progress.say("Weights of the approximation's draws")
+        tree = _corrected(approx, draws, count, until, rng, backend, progress)
+        tree.attrs["seconds"] = time.perf_counter() - started
+        found = diagnose(tree)
+        tree.attrs["verdict"] = found.verdict.value
+        progress.say(f"{found.verdict.value}: {tree.attrs['correction']}")
+    report: FitReport | None = vars(approx).get("report")
+    if report is not None:
+        approx.report = replace(report, correction=found)
+    return tree
+
+
+def _corrected(
+    approx: Approximation,
+    draws: int,
+    count: int,
+    until: float,
+    rng: np.random.Generator,
+    backend: str | None,
+    progress: ChainProgress | NoProgress,
+) -> xr.DataTree:
+    """Return draws of the posterior, with all attributes but seconds and verdict."""
     looked = max(FEWEST_DRAWS, affordable_draws(approx, _DRAWS))
     drawn = draw(approx, looked, int(rng.integers(2**31)))
     # A flat density is finite where a draw is no number.
@@ -176,7 +203,8 @@ def correct(
         )
     model = on_all_data(approx.model)
     khat, weights = _trusted_weights(drawn)
-    moving = ManyChains(LogDensity(model), count, backend)
+    progress.say("Compiling chains")
+    moving = ManyChains(LogDensity(model), count, backend, progress)
     groups = count // _PER_SUPERCHAIN
     superchain = np.repeat(np.arange(groups), _PER_SUPERCHAIN)
     values = cache(partial(values_of, model))
@@ -222,12 +250,6 @@ def correct(
         tree = _of_weights(model, weights, chosen, drawn)
     tree.attrs = attributes_of(approx) | tree.attrs
     tree.attrs |= {"khat": khat, "scouts": elsewhere.scouts, "elsewhere": len(elsewhere.points)}
-    tree.attrs["seconds"] = time.perf_counter() - started
-    found = diagnose(tree)
-    tree.attrs["verdict"] = found.verdict.value
-    report: FitReport | None = vars(approx).get("report")
-    if report is not None:
-        approx.report = replace(report, correction=found)
     return tree
 
 

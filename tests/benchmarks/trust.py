@@ -1,8 +1,9 @@
-"""Hold corrected fits and a NUTS against reference posteriors: how right, how sure, how soon.
+"""Hold methods against reference posteriors: how right, how sure, how soon.
 
 Run as ``python tests/benchmarks/trust.py --out DIR``, with ``POSTERIORDB`` the folder of the
-reference posteriors. Every row is a process of its own, so that its seconds, from the model to the
-verdict, are those of a user's first call; imports of PyMC and this package do not count.
+reference posteriors; the methods are those of ``configs/suites/posteriordb.yaml``. Every row is a
+process of its own, so that its seconds, from the model to the verdict, are those of a user's first
+call; imports of PyMC and this package do not count.
 """
 
 from __future__ import annotations
@@ -14,23 +15,29 @@ import sys
 import time
 import warnings
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pymc as pm
-import xarray as xr
+import yaml
 
 import pymc_vi_ext as vix
 
+from pymc_vi_ext.comparison import SAMPLERS, MethodSpec, make_spec, run_method
 from pymc_vi_ext.diagnostics import distances
 
 # Means within so many reference standard deviations, standard deviations within so much: right, and
 # near.
 RIGHT, NEAR = (0.1, np.log(1.1)), (0.3, np.log(1.43))
-MAX_SECONDS = 60.0
 TIMEOUT_S = 600
+# Draws of each chain of a sampler, and of an approximation.
+_OF_CHAINS, _OF_FITS = 1_000, 4_000
+_SUITE = yaml.safe_load(
+    (Path(__file__).parents[2] / "configs/suites/posteriordb.yaml").read_text(encoding="utf-8")
+)
+METHODS: dict[str, MethodSpec] = {
+    spec.label: spec for spec in map(make_spec, _SUITE["methods"])
+}
 
 
 @dataclass
@@ -41,15 +48,9 @@ class Row:
     method: str
     seed: int
     seconds: float = np.nan
-    fit_s: float = np.nan
     verdict: str = ""
-    how: str = ""
-    khat: float = np.nan
     mean_error: float = np.nan
     sd_ratio: float = np.nan
-    fit_mean_error: float = np.nan
-    fit_sd_ratio: float = np.nan
-    leapfrogs: float = np.nan
     error: str = ""
 
     def within(self, bounds: tuple[float, float]) -> bool:
@@ -57,69 +58,21 @@ class Row:
         return self.mean_error <= bounds[0] and abs(np.log(self.sd_ratio)) <= bounds[1]
 
 
-def corrected(method: str) -> Callable[[pm.Model, int, Row], xr.DataTree]:
-    """Return what fits by `method` and corrects the fit."""
-
-    def run(model: pm.Model, seed: int, row: Row) -> xr.DataTree:
-        started = time.perf_counter()
-        approx = vix.fit(method=method, model=model, random_seed=seed, progressbar=False)
-        row.fit_s = time.perf_counter() - started
-        tree = vix.correct(approx, max_seconds=MAX_SECONDS, random_seed=seed)
-        row.how, row.khat = tree.attrs["correction"], tree.attrs["khat"]
-        row.leapfrogs = tree.attrs.get("leapfrogs", np.nan)
-        row.seconds = time.perf_counter() - started
-        alone = vix.to_datatree(approx, 20_000, random_seed=seed)
-        moments = vix.zoo.posteriordb.moments(row.posterior)
-        apart = distances(alone, moments)
-        row.fit_mean_error, row.fit_sd_ratio = apart.mean_error_sd_max, apart.sd_ratio_worst
-        return tree
-
-    return run
-
-
-def auto(model: pm.Model, seed: int, row: Row) -> xr.DataTree:
-    """Fit by ``method="auto"``, with no option."""
-    started = time.perf_counter()
-    approx = vix.fit(method="auto", model=model, random_seed=seed, progressbar=False)
-    row.seconds = time.perf_counter() - started
-    tree: xr.DataTree = approx.draws
-    row.fit_s = approx.report.rungs[0].seconds
-    row.how, row.khat = ", ".join(rung.name for rung in approx.report.rungs), tree.attrs["khat"]
-    row.leapfrogs = tree.attrs.get("leapfrogs", np.nan)
-    return tree
-
-
-def nuts(model: pm.Model, seed: int, row: Row) -> xr.DataTree:
-    """Draw 4 x 1,000 by nutpie's NUTS, compiled with numba, its default."""
-    import nutpie
-
-    started = time.perf_counter()
-    compiled = nutpie.compile_pymc_model(model)
-    tree: xr.DataTree = nutpie.sample(
-        compiled, draws=1000, tune=1000, chains=4, seed=seed, progress_bar=False
-    )
-    row.seconds = time.perf_counter() - started
-    return tree
-
-
-METHODS = {
-    "auto": auto,
-    "advi, corrected": corrected("advi"),
-    "fullrank_advi, corrected": corrected("fullrank_advi"),
-    "dadvi, corrected": corrected("dadvi"),
-    "nuts (nutpie)": nuts,
-}
-
-
 def measured(posterior: str, method: str, seed: int) -> Row:
     """Run one row in this process."""
     row = Row(posterior, method, seed)
-    model = vix.zoo.posteriordb.build(posterior)
+    model, spec = vix.zoo.posteriordb.build(posterior), METHODS[method]
+    draws = _OF_CHAINS if spec.name in SAMPLERS else _OF_FITS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tree = METHODS[method](model, seed, row)
-        row.verdict = vix.diagnose(tree).verdict.value
-    apart = distances(tree, vix.zoo.posteriordb.moments(posterior))
+        started = time.perf_counter()
+        result = run_method(model, spec, seed, draws)
+        row.seconds = time.perf_counter() - started
+        if result.datatree is None:
+            row.error = result.reason[:200]
+            return row
+        row.verdict = vix.diagnose(result.datatree).verdict.value
+    apart = distances(result.datatree, vix.zoo.posteriordb.moments(posterior))
     row.mean_error, row.sd_ratio = apart.mean_error_sd_max, apart.sd_ratio_worst
     return row
 
@@ -141,7 +94,7 @@ def as_markdown(rows: list[Row]) -> str:
     methods = [name for name in METHODS if any(row.method == name for row in rows)]
     sooner = {(r.posterior, r.seed): r.seconds for r in rows if r.method.startswith("nuts")}
     text = [
-        "# Corrected fits beside NUTS",
+        "# Reference posteriors",
         "",
         "Right: every mean within .1 reference standard deviations, every standard deviation "
         "within 10 %; near: .3 and 43 %. Seconds from model to verdict, in a fresh process, "
@@ -193,9 +146,7 @@ def _cell(row: Row | None) -> str:
         return row.error[:60].replace("|", "/")
     text = f"{row.mean_error:.2f} / {row.sd_ratio:.2f}"
     text = f"**{text}**" if row.within(RIGHT) else text
-    known = np.isfinite(row.fit_mean_error)
-    alone = f" (fit {row.fit_mean_error:.2f} / {row.fit_sd_ratio:.2f})" if known else ""
-    return f"{text} {row.verdict}, {row.seconds:.1f} s{alone}"
+    return f"{text} {row.verdict}, {row.seconds:.1f} s"
 
 
 def main() -> None:
@@ -204,7 +155,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--models", nargs="+", help="all with a reference if not given")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=_SUITE["seeds"])
     parser.add_argument("--row", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.row:
