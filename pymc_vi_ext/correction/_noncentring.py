@@ -118,7 +118,7 @@ class Noncentring:
                 + degree * log_scale.mean(axis=0)
                 for degree in _DEGREES
             ]
-        costs = np.where(np.isnan(each), np.inf, each)
+        costs = np.where(np.isfinite(each), each, np.inf)
         self._degrees.set_value(floatX(_DEGREES[np.argmin(costs, axis=0)]))
 
     def coordinates_of(self, points: np.ndarray) -> np.ndarray:
