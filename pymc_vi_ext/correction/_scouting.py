@@ -136,8 +136,9 @@ def _far_points(
     scattered: np.ndarray = some + _SCATTER * sd * rng.normal(size=some.shape)
     try:
         prior = prior_points(model, len(some), rng)
-    except (ValueError, NotImplementedError):
-        # An improper prior, or one that cannot be drawn from.
+    except (ValueError, NotImplementedError, ArithmeticError):
+        # An improper prior, or one that cannot be drawn from: PyTensor's inverse gamma of .001
+        # divides by draws that are 0.
         return scattered
     usable = prior[np.isfinite(prior).all(axis=1)]
     scattered[: len(usable)] = usable

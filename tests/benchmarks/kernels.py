@@ -186,9 +186,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     for posterior in options.models:
         model = vix.zoo.posteriordb.build(posterior)
-        fitted = vix.fit(
-            method="dadvi", model=model, random_seed=options.seed, progressbar=False
-        )
+        fitted = vix.fit(method="dadvi", model=model, random_seed=options.seed, progressbar=False)
         draws = draw(fitted, 4_000, options.seed).points
         superchain = np.repeat(np.arange(_GROUPS), _OF_GROUP)
         start = Start(model, draws, draws[:_GROUPS][superchain], superchain, options.seed)

@@ -35,9 +35,7 @@ _OF_CHAINS, _OF_FITS = 1_000, 4_000
 _SUITE = yaml.safe_load(
     (Path(__file__).parents[2] / "configs/suites/posteriordb.yaml").read_text(encoding="utf-8")
 )
-METHODS: dict[str, MethodSpec] = {
-    spec.label: spec for spec in map(make_spec, _SUITE["methods"])
-}
+METHODS: dict[str, MethodSpec] = {spec.label: spec for spec in map(make_spec, _SUITE["methods"])}
 
 
 @dataclass

@@ -7,7 +7,7 @@ import xarray as xr
 
 from model_table import MODELS, X, Y, Z
 from rogues import edge, labels
-from scipy.stats import multivariate_normal
+from scipy.stats import invgamma, multivariate_normal
 
 import pymc_vi_ext as vix
 
@@ -178,6 +178,18 @@ def test_modes_that_the_fit_has_not_seen_are_weighed(build, mean, sd):
     assert tree.attrs["regions"] == 2
     assert tree.attrs["jumps"] > 1
     assert_exact(tree, "x", mean, sd)
+
+
+def test_a_prior_that_cannot_be_drawn_from():
+    """An inverse gamma whose draws are one over 0: scouts begin around the draws."""
+    with pm.Model() as model:
+        variance = pm.InverseGamma("variance", 0.001, 0.001)
+        pm.Normal("y", 0.0, pm.math.sqrt(variance), observed=Y)
+    tree = vix.correct(fitted(model), random_seed=1)
+    assert tree.attrs["scouts"] == 64
+    # Conjugate: an inverse gamma of shape .001 + n / 2 and scale .001 + sum of squares / 2.
+    exact = invgamma(0.001 + len(Y) / 2, scale=0.001 + np.sum(Y**2) / 2)
+    assert_exact(tree, "variance", exact.mean(), exact.std())
 
 
 def test_labels_change_places():
