@@ -255,8 +255,9 @@ class ManyChains:
     def find_step_size(self, rng: np.random.Generator) -> None:
         """Halve the step size until most steps of one leap are accepted, or double it.
 
-        The chains stay where they are.
+        It is that of all chains again. They stay where they are.
         """
+        self._own = np.ones(self.chains)
         place = self._at()
         grows: bool | None = None
         for _ in range(_MOST_HALVINGS):
@@ -301,6 +302,7 @@ class ManyChains:
         *,
         regions: Regions | None = None,
         adapting: bool = True,
+        alone: bool = False,
     ) -> Path:
         """Take transitions, fewer if it is `until` before, by ``time.perf_counter()``.
 
@@ -314,6 +316,8 @@ class ManyChains:
         adapting : bool
             Whether the step size follows the acceptance. Where it does not, the transitions leave
             the posterior as it is.
+        alone : bool
+            Whether each chain's own follows its own acceptance, and that of all stays.
         """
         c = self.chains
         path = Path(
@@ -343,7 +347,10 @@ class ManyChains:
             )
             path.energy[:, i] = np.where(taken, new_energy, energy)
             path.points[:, i], path.logp[:, i] = self.x, self.lp
-            if adapting:
+            if adapting and alone:
+                followed = self._own * np.exp(_FOLLOWS * (acceptance - self.acceptance))
+                self._own = np.minimum(followed, 1.0)
+            elif adapting:
                 away = self._mean_of(acceptance) - self.acceptance
                 self.step_size *= float(np.exp(_FOLLOWS * away))
                 stuck = acceptance < _STUCK

@@ -87,6 +87,9 @@ def look_elsewhere(
     usual, level = float(np.median(chains.lp)), float(np.median(chains.target))
     sd = np.maximum(sd, 1e-300)
     chains.acceptance = ACCEPTANCE
+    # That of the posterior: where it is too long for scouts, their own get shorter. One that is
+    # right for all of them would be tiny, and trajectories of hundreds of steps.
+    chains.find_step_size(rng)
     half = chains.chains // 2
     far, rising = _far_points(model, some[:half], sd, rng), _rising(chains, mean, sd, rng)
     if len(rising):
@@ -97,14 +100,12 @@ def look_elsewhere(
     cool = np.ones(chains.chains)
     hot = np.geomspace(*_TEMPERATURES, len(cool) - there)
     chains.heat(np.concatenate([cool[:there], hot]))
-    chains.find_step_size(rng)
-    chains.run(_HOT, rng, until)
+    chains.run(_HOT, rng, until, alone=True)
     chains.heat(cool)
     found = np.ones(chains.chains, dtype=bool)
     for transitions in _TRANSITIONS:
         before = regions.reach_of(chains.x)
-        chains.find_step_size(rng)
-        path = chains.run(transitions, rng, until)
+        path = chains.run(transitions, rng, until, alone=True)
         if time.perf_counter() > until:
             return Elsewhere(0, draws[:0])
         reach = regions.reach_of(chains.x)

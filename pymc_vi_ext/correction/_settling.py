@@ -163,7 +163,10 @@ def settle(
         last = late or 2 * length > longest
         if found.settled or last:
             found = replace(found, sd_error=sd_error(path))
-            if last or more == 0 or found.sd_error < SETTLED_SD_ERROR:
+            known = found.sd_error < SETTLED_SD_ERROR
+            # Half the variance is what twice the draws can be hoped to bring.
+            hopeless = more < _MOST_MORE and found.sd_error > np.sqrt(2) * SETTLED_SD_ERROR
+            if last or known or hopeless or more == 0:
                 return found
             more -= 1
         rescaled = before is None or _largest(now.scaled_from(before)) > np.log(_OTHER_SCALE)
