@@ -76,8 +76,8 @@ def correct(
       stretch before, beyond two standard errors of what chance does,
     - every coordinate has an effective sample size of 2,000 (1,000 are enough for a PASS),
 
-    and the standard deviations of all variables are known to 5 % (one standard error; if up to two more
-    stretches do not suffice for that, tails are heavy, and the verdict is WARN).
+    and the standard deviations of all variables are known to 5 % (one standard error; if up to two
+    more stretches do not suffice for that, tails are heavy, and the verdict is WARN).
 
     Parameters
     ----------
