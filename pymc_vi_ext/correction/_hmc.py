@@ -233,7 +233,7 @@ class ManyChains:
         The metric, where it is not dense, is that of standard deviations.
         """
         self._noncentring.choose(points)
-        y = self._noncentring.coordinates_of(points)
+        y, _ = self._noncentring.coordinates_of(points)
         self._centre = y.mean(axis=0)
         factor, self._inverse = factors_of(y, self.dense)
         self._mean.set_value(floatX(self._centre))
@@ -241,9 +241,7 @@ class ManyChains:
 
     def begin(self, points: np.ndarray) -> None:
         """Put the chains at points (chains, d): a leapfrog step of no length evaluates there."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            # Where scales are next to nothing there may be no coordinates, and no density then.
-            u = times(self._noncentring.coordinates_of(points) - self._centre, self._inverse)
+        u, _ = self.standardised(points)
         self._u.set_value(floatX(u))
         self._p.set_value(floatX(np.zeros_like(u)))
         self._g.set_value(floatX(np.zeros_like(u)))
@@ -251,6 +249,15 @@ class ManyChains:
         # Exactly those, whatever rounding on the way there and back makes of them.
         self._x.set_value(floatX(points))
         self._read()
+
+    def standardised(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the coordinates u, (n, d), of points (n, d), and log densities of y over x, (n,).
+
+        Where scales are next to nothing there may be no coordinates.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            y, log_jacobian = self._noncentring.coordinates_of(points)
+            return times(y - self._centre, self._inverse), log_jacobian
 
     def find_step_size(self, rng: np.random.Generator) -> None:
         """Halve the step size until most steps of one leap are accepted, or double it.

@@ -121,15 +121,15 @@ class Noncentring:
         costs = np.where(np.isfinite(each), each, np.inf)
         self._degrees.set_value(floatX(_DEGREES[np.argmin(costs, axis=0)]))
 
-    def coordinates_of(self, points: np.ndarray) -> np.ndarray:
-        """Return the coordinates y, (n, d), of points (n, d) of the unconstrained space."""
+    def coordinates_of(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the coordinates y, (n, d), of points (n, d), and log Jacobians there, (n,)."""
         degrees = self._degrees.get_value().astype(float)
         if not degrees.any():
-            return points
+            return points, np.zeros(len(points))
         y = points.copy()
         location, log_scale = self._parameters(points)
         y[:, self._where] = _out_of_centre(y[:, self._where], location, log_scale, degrees)
-        return y
+        return y, log_scale @ degrees
 
     def _parameters(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return locations and logarithms of scales, (n, k), at points (n, d)."""

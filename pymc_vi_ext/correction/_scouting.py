@@ -113,22 +113,30 @@ def look_elsewhere(
         if transitions == _TRANSITIONS[-1]:
             # One that is still nearing is on its way back, as down a ridge.
             found &= reach > _STAYS * before
-            largest = regions.regions[int(np.argmax(regions.weights))]
-            found &= _log_mass(path) > usual + largest.log_volume - _NEGLIGIBLE
+            found &= _log_mass(chains, path, found) > level - _NEGLIGIBLE
         if not found.any():
             break
     return Elsewhere(chains.chains, chains.x[found])
 
 
-def _log_mass(path: Path) -> np.ndarray:
-    """Return a bound of the logarithm of what each chain, (chains,), has around it.
+def _log_mass(chains: ManyChains, path: Path, some: np.ndarray) -> np.ndarray:
+    """Return about the logarithm of the mass, (chains,), that there is around each of the chains.
 
-    The mean log density, and the logarithm of the volume were all coordinates independent, which is
-    the largest that it can be; but for what is the same of all Gaussians of a dimension.
+    The mean log density of a chain, and the logarithm of the volume that `some` of the chains cover
+    together, were the chains' own coordinates independent; but for what is the same of all
+    Gaussians of a dimension. A chain alone, with the steps and the metric of another place, covers
+    little of a mode. On the model's space a neck, where all of many effects move as one, would seem
+    as wide as that in all of them.
     """
-    sd = np.maximum(path.points.std(axis=1), 1e-300)
-    bound: np.ndarray = path.logp.mean(axis=1) + np.log(sd).sum(axis=1)
-    return bound
+    count, n, d = path.points.shape
+    if not some.any():
+        return np.full(count, -np.inf)
+    u, log_jacobian = chains.standardised(path.points.reshape(-1, d))
+    with np.errstate(invalid="ignore"):
+        sd = np.maximum(u.reshape(count, n, d)[some].std(axis=(0, 1)), 1e-300)
+        target = path.logp + log_jacobian.reshape(count, n)
+        mass: np.ndarray = target.mean(axis=1) + np.log(sd).sum()
+    return np.where(np.isnan(mass), -np.inf, mass)
 
 
 def _far_points(

@@ -50,6 +50,11 @@ _CHAINS, _PER_SUPERCHAIN = 64, 4
 _FEWEST_SUPERCHAINS = 4
 # How often scouts look for mass elsewhere: once more after each time that they find some.
 _MOST_LOOKS = 4
+# Where half of the chains have begun at what scouts found, and all have settled in one region, it
+# was on a long way back. After so many times in a row what scouts find is no news: a heavy tail.
+_ENOUGH_RETURNS = 2
+# No stretch of chains goes on beyond this part of the time, so that scouts have the rest.
+_OF_CHAINS = 0.85
 
 
 def correct(
@@ -147,8 +152,9 @@ def correct(
     Where some stay far from all draws and have mass, half of the chains begin, and all settle once
     more; then scouts look again. Chains that stay in several regions jump between them by a
     Metropolis step (Pompe et al., 2020), and have the right weights once they have settled. The
-    verdict is no PASS where they do not, and FAIL where the last scouts have found more. Modes that
-    no scout comes to stay unknown.
+    verdict is no PASS where they do not, and FAIL where the last scouts have found more, unless all
+    chains have come back to one region twice: a heavy tail. Modes that no scout comes to stay
+    unknown.
 
     Examples
     --------
@@ -166,11 +172,11 @@ def correct(
     started = time.perf_counter()
     draws = whole_number("draws", draws)
     count = _CHAINS if chains == "auto" else _checked(chains)
-    until = np.inf if max_seconds is None else started + positive("max_seconds", max_seconds)
+    max_seconds = np.inf if max_seconds is None else positive("max_seconds", max_seconds)
     rng = np.random.default_rng(random_seed)
     with chain_progress(progressbar) as progress:
         progress.say("Weights of the approximation's draws")
-        tree = _corrected(approx, draws, count, until, rng, backend, progress)
+        tree = _corrected(approx, draws, count, started, max_seconds, rng, backend, progress)
         tree.attrs["seconds"] = time.perf_counter() - started
         found = diagnose(tree)
         tree.attrs["verdict"] = found.verdict.value
@@ -185,12 +191,14 @@ def _corrected(
     approx: Approximation,
     draws: int,
     count: int,
-    until: float,
+    started: float,
+    max_seconds: float,
     rng: np.random.Generator,
     backend: str | None,
     progress: ChainProgress | NoProgress,
 ) -> xr.DataTree:
     """Return draws of the posterior, with all attributes but seconds and verdict."""
+    until, of_chains = started + max_seconds, started + _OF_CHAINS * max_seconds
     looked = max(FEWEST_DRAWS, affordable_draws(approx, _DRAWS))
     drawn = draw(approx, looked, int(rng.integers(2**31)))
     # A flat density is finite where a draw is no number.
@@ -219,7 +227,7 @@ def _corrected(
     if weights is None:
         chosen = rng.choice(len(usable), groups, replace=len(usable) < groups)
         settled = settle(
-            moving, usable[chosen][superchain], superchain, usable, sd_error, rng, until
+            moving, usable[chosen][superchain], superchain, usable, sd_error, rng, of_chains
         )
         points, regions = settled.points, settled.regions
     else:
@@ -227,22 +235,26 @@ def _corrected(
         points, regions = drawn.points[chosen], None
         moving.adapt_to(points)
     seen: Regions | None = None
+    returns = 0
     for looks_left in reversed(range(_MOST_LOOKS)):
         known = regions or Regions.one(points, moving.dense)
         if seen is not None:
             # One that the chains have left has been weighed, and is no news.
             known = known.joined(seen)
         elsewhere = look_elsewhere(moving, model, points, known, rng, until)
-        if not (len(elsewhere.points) and looks_left) or time.perf_counter() > until:
+        if returns == _ENOUGH_RETURNS:
+            elsewhere = replace(elsewhere, points=elsewhere.points[:0])
+        if not (len(elsewhere.points) and looks_left) or time.perf_counter() > of_chains:
             break
         again, seen = settle_again(
-            moving, points, known, elsewhere.points, superchain, sd_error, rng, until
+            moving, points, known, elsewhere.points, superchain, sd_error, rng, of_chains
         )
         if not again.settled and (settled is None or settled.settled):
             # Draws of a part that is known well are worth more than draws of all that are not.
             break
         settled = again
         points, regions = settled.points, settled.regions
+        returns = returns + 1 if settled.settled and regions is None else 0
     if settled is not None:
         tree = _of_chains(model, moving, settled, drawn, values(), each, rng, until)
     else:
