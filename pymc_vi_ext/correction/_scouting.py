@@ -129,14 +129,15 @@ def _log_mass(chains: ManyChains, path: Path, some: np.ndarray) -> np.ndarray:
     as wide as that in all of them.
     """
     count, n, d = path.points.shape
-    if not some.any():
-        return np.full(count, -np.inf)
     u, log_jacobian = chains.standardised(path.points.reshape(-1, d))
-    with np.errstate(invalid="ignore"):
-        sd = np.maximum(u.reshape(count, n, d)[some].std(axis=(0, 1)), 1e-300)
-        target = path.logp + log_jacobian.reshape(count, n)
-        mass: np.ndarray = target.mean(axis=1) + np.log(sd).sum()
-    return np.where(np.isnan(mass), -np.inf, mass)
+    u, target = u.reshape(count, n, d), path.logp + log_jacobian.reshape(count, n)
+    # Some may be where there are no coordinates.
+    known = np.isfinite(u).all(axis=(1, 2)) & np.isfinite(target).all(axis=1)
+    mass = np.full(count, -np.inf)
+    if (some & known).any():
+        sd = np.maximum(u[some & known].std(axis=(0, 1)), 1e-300)
+        mass[known] = target[known].mean(axis=1) + np.log(sd).sum()
+    return mass
 
 
 def _far_points(
