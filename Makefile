@@ -22,7 +22,7 @@ export DO_NOT_TRACK = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare validate test test-latest test-oldest test-clients lint types docs bench bench-stopping bench-accuracy bench-families bench-rogues bench-trust bench-verdicts bench-clients schema constraints clean
+.PHONY: help setup compare validate test test-latest test-oldest test-clients lint types docs bench bench-stopping bench-accuracy bench-families bench-rogues bench-trust bench-verdicts bench-kernels bench-clients schema constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 16
@@ -121,6 +121,9 @@ bench-trust: $(VENV)/.ready  ## Hold methods and NUTS against reference posterio
 
 bench-verdicts: $(VENV)/.ready  ## Hold verdicts on the rogues' gallery and the zoo against what is true; writes docs/benchmarks
 	$(BIN)/python -W ignore tests/benchmarks/verdicts.py --out docs/benchmarks $(BENCH)
+
+bench-kernels: $(VENV)/.ready  ## Run chains beside BlackJAX' from the same starts; writes docs/benchmarks
+	$(BIN)/python -W ignore tests/benchmarks/kernels.py --out docs/benchmarks $(BENCH)
 
 bench-families: $(VENV)/.ready  ## Judge the families on reference posteriors; writes docs/benchmarks
 	$(BIN)/python -W ignore tests/benchmarks/families.py --out docs/benchmarks $(BENCH)
