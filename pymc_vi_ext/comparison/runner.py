@@ -8,7 +8,7 @@ import traceback
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pymc as pm
@@ -32,9 +32,6 @@ from pymc_vi_ext.comparison.types import MethodResult, Status
 from pymc_vi_ext.diagnostics import divergences
 from pymc_vi_ext.errors import INTERRUPT, fit_of, warn
 from pymc_vi_ext.interrupts import held, take
-
-if TYPE_CHECKING:
-    pass
 
 
 def compare(

@@ -201,7 +201,7 @@ class ManyChains:
                 {variable: new.astype(variable.type.dtype) for variable, new in updates.items()},
                 check_bounds=density.check_bounds,
             )
-        self._loop = make_loop(program, backend)
+            self._loop = make_loop(program, backend)
         self.backend = self._loop.backend
         self.step_size, self.acceptance = 0.5, ACCEPTANCE
         # What part of it a chain's own is: less where it is stuck in a narrow place.
