@@ -28,8 +28,8 @@ from pymc_vi_ext.python_only import building, python_only
 
 # Trajectories are this part of the longest, at random, so that none is as long as a period.
 _SHORTEST = 0.2
-# The longest: a quarter of the period of a Gaussian in its own units.
-_LENGTH = np.pi / 2
+LENGTH = np.pi
+"""The longest, usually: half of the period of a Gaussian in its own units, across all of it."""
 ACCEPTANCE = 0.8
 """What the step size usually aims at."""
 # How fast its logarithm follows.
@@ -145,6 +145,8 @@ class ManyChains:
         Largest of all chains.
     acceptance : float
         What the step size aims at.
+    length : float
+        Of the longest trajectories.
     leaps : int
         Leapfrog steps of each chain so far.
 
@@ -203,7 +205,7 @@ class ManyChains:
             )
             self._loop = make_loop(program, backend)
         self.backend = self._loop.backend
-        self.step_size, self.acceptance = 0.5, ACCEPTANCE
+        self.step_size, self.acceptance, self.length = 0.5, ACCEPTANCE, LENGTH
         # What part of it a chain's own is: less where it is stuck in a narrow place.
         self._own = np.ones(chains)
         self.x = np.zeros((chains, d))
@@ -273,7 +275,7 @@ class ManyChains:
             enough = self._mean_of(acceptance) > self.acceptance
             if grows is None:
                 grows = enough
-            if enough is not grows or (grows and self.step_size > _LENGTH):
+            if enough is not grows or (grows and self.step_size > self.length):
                 return
             self.step_size *= 2.0 if grows else 0.5
 
@@ -372,7 +374,7 @@ class ManyChains:
         return float(acceptance[alive].mean()) if alive.any() else 0.0
 
     def _leaps(self, rng: np.random.Generator) -> int:
-        length = _LENGTH * rng.uniform(_SHORTEST, 1.0)
+        length = self.length * rng.uniform(_SHORTEST, 1.0)
         return int(np.clip(np.ceil(length / self.step_size), 1, _MOST_LEAPS))
 
     def _propose(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pymc as pm
 
-from pymc_vi_ext.correction._hmc import ACCEPTANCE, ManyChains, Path
+from pymc_vi_ext.correction._hmc import ACCEPTANCE, LENGTH, ManyChains, Path
 from pymc_vi_ext.correction._regions import Regions
 from pymc_vi_ext.interrupts import check
 from pymc_vi_ext.modes import prior_points
@@ -86,7 +86,7 @@ def look_elsewhere(
     chains.begin(some)
     usual, level = float(np.median(chains.lp)), float(np.median(chains.target))
     sd = np.maximum(sd, 1e-300)
-    chains.acceptance = ACCEPTANCE
+    chains.acceptance, chains.length = ACCEPTANCE, LENGTH
     # That of the posterior: where it is too long for scouts, their own get shorter. One that is
     # right for all of them would be tiny, and trajectories of hundreds of steps.
     chains.find_step_size(rng)

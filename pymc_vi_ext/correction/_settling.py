@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pymc_vi_ext.correction._hmc import ACCEPTANCE, ManyChains, Path
+from pymc_vi_ext.correction._hmc import ACCEPTANCE, LENGTH, ManyChains, Path
 from pymc_vi_ext.correction._regions import Regions, regions_of
 from pymc_vi_ext.diagnostics.chains import (
     SETTLED_ESS,
@@ -41,6 +41,10 @@ _LONG_ENOUGH, _APART = 40, 1.02
 # From it on too, a larger part of transitions that diverge is one of narrow places, where single
 # chains are held fast unless steps are short: they aim at this acceptance then.
 _NARROW, _CAREFUL = 0.002, 0.96
+# Where a draw is worth less than this, and chains are that long, the slowest direction is walked
+# through at random, and trajectories get twice as long, up to the longest: of a random walk that
+# brings four times as much.
+_SLOW, _LONGEST_TRAJECTORIES = 0.2, 4 * np.pi
 # Transitions after which chains that begin in other regions tell where these are.
 _EXPLORING = 80
 
@@ -133,7 +137,7 @@ def settle(
     Carlo when running many short chains. Bayesian Analysis. https://arxiv.org/abs/2110.13017
     """
     chains.adapt_to(scales)
-    chains.acceptance = ACCEPTANCE
+    chains.acceptance, chains.length = ACCEPTANCE, LENGTH
     chains.begin(starts)
     chains.find_step_size(rng)
     longest = min(_LONGEST, _MOST_NUMBERS // starts.size)
@@ -185,6 +189,8 @@ def settle(
             continue
         if length >= _LONG_ENOUGH and path.diverging.mean() > _NARROW:
             chains.acceptance = _CAREFUL
+        if length >= _LONG_ENOUGH and ess < _SLOW * path.logp.size:
+            chains.length = min(2 * chains.length, _LONGEST_TRAJECTORIES)
         length *= 2
 
 
