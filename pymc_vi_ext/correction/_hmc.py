@@ -202,6 +202,7 @@ class ManyChains:
             program = StepProgram(
                 {variable: new.astype(variable.type.dtype) for variable, new in updates.items()},
                 check_bounds=density.check_bounds,
+                watched=False,
             )
             self._loop = make_loop(program, backend)
         self.backend = self._loop.backend

@@ -40,6 +40,9 @@ class LogDensity:
         "auto" takes JAX, and numba for a model with an Op that JAX lacks.
     checked : bool
         Whether the first call holds the gradient against differences of the values.
+    curved : bool
+        Whether Hessian-vector products will be asked for. One program gives them with values and
+        gradients then, which compiles sooner than two.
 
     Attributes
     ----------
@@ -67,9 +70,16 @@ class LogDensity:
     ((3,), [-1.0, -1.0])
     """
 
-    def __init__(self, model: pm.Model, backend: str | None = "auto", *, checked: bool = True):
+    def __init__(
+        self,
+        model: pm.Model,
+        backend: str | None = "auto",
+        *,
+        checked: bool = True,
+        curved: bool = False,
+    ):
         self._asked, self.check_bounds = backend, model.check_bounds
-        self.model, self._checked = model, not checked
+        self.model, self._checked, self._curved = model, not checked, curved
         self.backend = (backend or "auto").lower()
         self._loops: list[Loop] = []
         self.start, self.places, self._flat, parts = in_one_vector(model)
@@ -162,8 +172,13 @@ class LogDensity:
         symmetric: np.ndarray = (hessian + hessian.T) / 2
         return symmetric
 
+    def _value_and_gradient(self, points: np.ndarray) -> list[np.ndarray]:
+        if self._curved and self._products is not None:
+            return self._products(points, np.zeros_like(points))[1:]
+        return self._slopes(points)
+
     @cached_property
-    def _value_and_gradient(self) -> Callable[..., list[np.ndarray]]:
+    def _slopes(self) -> Callable[..., list[np.ndarray]]:
         return self._batched([self._logp, self._gradient], [self._flat])
 
     @cached_property
@@ -175,7 +190,8 @@ class LogDensity:
                 product = pt.grad(along, self._flat, disconnected_inputs="ignore")
         except REFUSALS:
             return None
-        return self._batched([product], [self._flat, vector])
+        more = [self._logp, self._gradient] if self._curved else []
+        return self._batched([product, *more], [self._flat, vector])
 
     def _batched(self, outputs: list[Any], inputs: list[Any]) -> Callable[..., list[np.ndarray]]:
         """Return a function of batches: a program whose step only evaluates."""
@@ -189,7 +205,7 @@ class LogDensity:
             for g in graphs
         ]
         program = StepProgram(
-            dict(zip(results, graphs, strict=True)), check_bounds=self.check_bounds
+            dict(zip(results, graphs, strict=True)), check_bounds=self.check_bounds, watched=False
         )
         loop: Loop | None = None
         chosen = (self._asked or "auto").lower() == "auto"

@@ -212,7 +212,8 @@ class JaxLoop:
         carry = [state, buffer]
         if stale:
             size = sum(_plain(value).nbytes for value in state)
-            furthest = max(1, min(_AHEAD, _SNAPSHOT_BYTES // max(size, 1)))
+            most = _AHEAD if self._program.watched else 1
+            furthest = max(1, min(most, _SNAPSHOT_BYTES // max(size, 1)))
             loop = _loop(step, self._scored, furthest)
             check()
             # No step: this call only compiles. (Ahead-of-time compiled functions take several

@@ -96,6 +96,8 @@ class StepProgram:
         What the gradient of the step is held against.
     quasi_noise : QuasiNoise
         What may stand for the random numbers of the step's draws.
+    watched : bool
+        Whether callbacks may look at the steps.
     """
 
     def __init__(
@@ -108,8 +110,9 @@ class StepProgram:
         rate_scale: SharedVariable | None = None,
         probe: Probe | None = None,
         quasi_noise: QuasiNoise | None = None,
+        watched: bool = True,
     ):
-        self.loss = loss
+        self.loss, self.watched = loss, watched
         self.probe = probe
         self.quasi_noise = QuasiNoise() if quasi_noise is None else quasi_noise
         # A step that moves no parameters has none in it.

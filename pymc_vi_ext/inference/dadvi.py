@@ -185,7 +185,7 @@ class DADVI(LoopMethod, KLqp):
                 f"{request.rule.name} judges steps along noisy gradients, and DADVI's have no "
                 'noise: use convergence="default", or a rule on its losses.'
             )
-        density = LogDensity(self.approx.model, request.backend)
+        density = LogDensity(self.approx.model, request.backend, curved=True)
         if density.random:
             raise ValueError(
                 "DADVI needs the same data at every step: build the model without Minibatch, "
