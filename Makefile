@@ -22,7 +22,7 @@ export DO_NOT_TRACK = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare validate test test-latest test-oldest test-clients lint types docs bench bench-stopping bench-accuracy bench-families bench-rogues bench-trust bench-verdicts bench-kernels bench-clients schema constraints clean
+.PHONY: help setup compare validate test test-latest test-oldest test-clients lint types docs bench bench-stopping bench-accuracy bench-families bench-rogues bench-trust bench-verdicts bench-kernels bench-leapfrogs bench-clients schema constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 16
@@ -71,8 +71,8 @@ test: $(VENV)/.ready lint types  ## Lint, types, tests and the documentation's e
 
 # What these say does not depend on PyMC's version, or is said of it by the canaries, the steps, the
 # conformance of each method and family, and the contract.
-SAME_ON_ANY_PYMC := approximations callbacks comparison diagnostics flows objectives plots tracking \
-  zoo test_api_docs.py test_promises.py test_interrupts.py test_threads.py test_ends.py \
+SAME_ON_ANY_PYMC := approximations callbacks comparison correction diagnostics flows objectives plots \
+  tracking zoo test_api_docs.py test_calibration.py test_promises.py test_interrupts.py test_threads.py test_ends.py \
   test_beginning_anew.py test_modes.py test_multistart.py test_recipes.py test_refused_models.py \
   test_rules_of_fits.py engine/test_python_mode.py
 
@@ -124,6 +124,9 @@ bench-verdicts: $(VENV)/.ready  ## Hold verdicts on the rogues' gallery and the 
 
 bench-kernels: $(VENV)/.ready  ## Run chains beside BlackJAX' from the same starts; writes docs/benchmarks
 	$(BIN)/python -W ignore tests/benchmarks/kernels.py --out docs/benchmarks $(BENCH)
+
+bench-leapfrogs: $(VENV)/.ready  ## Time chains by their number, on the device that JAX has; writes docs/benchmarks
+	$(BIN)/python -W ignore tests/benchmarks/leapfrogs.py --out docs/benchmarks $(BENCH)
 
 bench-families: $(VENV)/.ready  ## Judge the families on reference posteriors; writes docs/benchmarks
 	$(BIN)/python -W ignore tests/benchmarks/families.py --out docs/benchmarks $(BENCH)

@@ -112,6 +112,27 @@ def test_many_points_around_a_kink():
         assert density.lost(1.0 + shift + points) == []
 
 
+@pytest.mark.parametrize("backend", ["jax", "c"])
+def test_one_program_or_two(backend):
+    """A Gaussian's log density, slope and curvature, of one program or of each its own."""
+    precision = np.array([[2.0, 0.6], [0.6, 1.0]])
+    with pm.Model() as model:
+        pm.MvNormal("x", [1.0, -1.0], tau=precision)
+    away = np.array([[0.5, 0.2], [-1.0, 2.0], [0.0, 0.0]])
+    points = np.array([1.0, -1.0]) + away
+    vectors = np.random.default_rng(0).normal(size=away.shape)
+    for curved in (True, False):
+        density = LogDensity(model, backend, curved=curved)
+        logp, slopes = density(points)
+        np.testing.assert_allclose(
+            logp - logp[2], -np.sum(away @ precision * away, axis=1) / 2, atol=1e-12
+        )
+        np.testing.assert_allclose(slopes, -away @ precision, atol=1e-12)
+        products = density.hessian_products(points, vectors)
+        np.testing.assert_allclose(products, -vectors @ precision, atol=1e-12)
+        assert len(density._loops) == (1 if curved else 2)
+
+
 OBJECTIVES = [
     vix.objectives.ELBO("total"),
     vix.objectives.ELBO("entropy"),
