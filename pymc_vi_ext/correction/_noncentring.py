@@ -11,6 +11,7 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 
+from pymc.distributions.timeseries import AutoRegressiveRV, RandomWalkRV
 from pymc.logprob.transforms import LogTransform
 from pymc.pytensorf import floatX
 from pytensor.graph.basic import Variable
@@ -44,11 +45,15 @@ _MOST_DRAWS = 4_000
 
 @dataclass(frozen=True)
 class _Scaled:
-    """A free variable of unknown scale: its value, location and the logarithm of its scale."""
+    """A free variable of unknown scale: its value, location and the logarithm of its scale.
+
+    Where it walks these are of its increments along the last axis, the first from 0.
+    """
 
     value: Variable
     location: Variable
     log_scale: Variable
+    walks: bool
 
 
 class Noncentring:
@@ -70,6 +75,10 @@ class Noncentring:
     .. math::
 
         \lambda_i = \arg\min_\lambda \; \log \mathrm{sd}(y_i(\lambda)) + \lambda E \log s_i.
+
+    Of random walks and autoregressive series the increments have the location and the scale, and
+    :math:`x` is what they sum to (a map of volume 1), unless Gaussians of the series itself give
+    the draws a larger density, as where data say much of each of its elements.
 
     Parameters
     ----------
@@ -102,6 +111,10 @@ class Noncentring:
             self._scaled = [scaled for scaled in found if scaled is not None]
             where = [np.arange(len(start))[places[scaled.value.name]] for scaled in self._scaled]
             self._where: np.ndarray = np.concatenate([np.empty(0, dtype=int), *where])
+            ends = np.cumsum([0, *map(len, where)])
+            self._own = [slice(*ends[i : i + 2]) for i in range(len(where))]
+            self._shapes = [parts[scaled.value].type.shape for scaled in self._scaled]
+            self._walking = pytensor.shared(np.zeros(len(where), dtype=bool), "walking")
             self._degrees = pytensor.shared(floatX(np.zeros(len(self._where))), "degrees")
             self.x, self.log_jacobian = self._forward(parts)
 
@@ -110,7 +123,8 @@ class Noncentring:
         if not len(self._where):
             return
         some = points[:: -(-len(points) // _MOST_DRAWS)]
-        own = some[:, self._where]
+        walking = np.array([scaled.walks for scaled in self._scaled])
+        own = self._own_of(some, walking)
         location, log_scale = self._parameters(some)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             each = [
@@ -118,18 +132,34 @@ class Noncentring:
                 + degree * log_scale.mean(axis=0)
                 for degree in _DEGREES
             ]
+            as_it_is = np.log(some[:, self._where].std(axis=0))
         costs = np.where(np.isfinite(each), each, np.inf)
-        self._degrees.set_value(floatX(_DEGREES[np.argmin(costs, axis=0)]))
+        degrees = _DEGREES[np.argmin(costs, axis=0)]
+        for i in np.flatnonzero(walking):
+            part = self._own[i]
+            if not costs[:, part].min(axis=0).sum() < as_it_is[part].sum():
+                walking[i], degrees[part] = False, 0.0
+        self._walking.set_value(walking)
+        self._degrees.set_value(floatX(degrees))
 
     def coordinates_of(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the coordinates y, (n, d), of points (n, d), and log Jacobians there, (n,)."""
-        degrees = self._degrees.get_value().astype(float)
-        if not degrees.any():
+        degrees, walking = self._degrees.get_value().astype(float), self._walking.get_value()
+        if not degrees.any() and not walking.any():
             return points, np.zeros(len(points))
         y = points.copy()
+        own = self._own_of(points, walking)
         location, log_scale = self._parameters(points)
-        y[:, self._where] = _out_of_centre(y[:, self._where], location, log_scale, degrees)
+        y[:, self._where] = _out_of_centre(own, location, log_scale, degrees)
         return y, log_scale @ degrees
+
+    def _own_of(self, points: np.ndarray, walking: np.ndarray) -> np.ndarray:
+        """Return the elements that are scaled, (n, k), as increments where they are walking."""
+        own: np.ndarray = points[:, self._where]
+        for i in np.flatnonzero(walking):
+            series = own[:, self._own[i]].reshape(-1, *self._shapes[i])
+            own[:, self._own[i]] = np.diff(series, axis=-1, prepend=0.0).reshape(len(own), -1)
+        return own
 
     def _parameters(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return locations and logarithms of scales, (n, k), at points (n, d)."""
@@ -150,21 +180,20 @@ class Noncentring:
         log_jacobian = pt.constant(0.0, dtype=self.y.dtype)
         if not self._scaled:
             return self.y, log_jacobian
-        by_value = {scaled.value: scaled for scaled in self._scaled}
+        by_value = {scaled.value: (i, scaled) for i, scaled in enumerate(self._scaled)}
         moved: dict[Variable, Variable] = {}
-        used = 0
         # Variables stand behind those that they depend on.
         for value, part in parts.items():
             moved[value] = part
             if value in by_value:
-                parameters = [by_value[value].location, by_value[value].log_scale]
+                i, scaled = by_value[value]
+                parameters = [scaled.location, scaled.log_scale]
                 location, log_scale = clone_replace(parameters, moved, rebuild_strict=False)
-                size = int(np.prod(part.type.shape))
-                degrees = self._degrees[used : used + size].reshape(part.type.shape)
-                used += size
-                moved[value] = location + pt.exp(degrees * log_scale) * (
-                    part - (1 - degrees) * location
-                )
+                degrees = self._degrees[self._own[i]].reshape(part.type.shape)
+                own = location + pt.exp(degrees * log_scale) * (part - (1 - degrees) * location)
+                if scaled.walks:
+                    own = pt.switch(self._walking[i], pt.cumsum(own, axis=-1), own)
+                moved[value] = own
                 log_jacobian += pt.sum(degrees * log_scale)
         x = pt.concatenate([plain(moved[value]).ravel() for value in parts])
         x, log_jacobian = in_plain_operations([x.astype(self.y.dtype), log_jacobian])
@@ -173,16 +202,43 @@ class Noncentring:
 
 def _scaled(model: pm.Model, rv: Variable, part: Variable) -> _Scaled | None:
     """Return what is needed of a free variable, a part of y, if its scale depends on others."""
-    if not isinstance(rv.owner.op, _OF_A_SCALE.get(type(model.rvs_to_transforms[rv]), ())):
+    shape, transform = part.type.shape, model.rvs_to_transforms[rv]
+    walks = transform is None and isinstance(rv.owner.op, RandomWalkRV | AutoRegressiveRV)
+    if walks:
+        parameters = _of_increments(rv, shape)
+    elif isinstance(rv.owner.op, _OF_A_SCALE.get(type(transform), ())):
+        parameters = rv.owner.op.dist_params(rv.owner)[-2:]
+    else:
         return None
     value = model.rvs_to_values[rv]
-    *_, location, scale = rv.owner.op.dist_params(rv.owner)
-    location, scale = model.replace_rvs_by_values(
-        [pt.broadcast_to(v, part.type.shape) for v in (location, scale)]
-    )
+    location, scale = model.replace_rvs_by_values([pt.broadcast_to(v, shape) for v in parameters])
     if not {*model.value_vars} & {*ancestors([scale])}:
         return None
-    return _Scaled(value, location, pt.log(scale))
+    return _Scaled(value, location, pt.log(scale), walks)
+
+
+def _of_increments(rv: Variable, shape: tuple[int, ...]) -> list[Variable]:
+    """Return locations and scales of the increments of a series; what is not known is 0 and 1.
+
+    Those of the first elements never are: whatever the scale, the map is one.
+    """
+    *batch, n = shape
+    op, location, scale = rv.owner.op, pt.zeros(()), pt.ones(())
+    if isinstance(op, AutoRegressiveRV):
+        first, scale = op.ar_order, rv.owner.inputs[1][..., None]
+    else:
+        first, innovation = 1, rv.owner.inputs[1].owner
+        if isinstance(innovation.op, _OF_A_SCALE[type(None)]):
+            # There the steps are in front.
+            location, scale = (
+                pt.moveaxis(pt.broadcast_to(v, (n - 1, *batch)), 0, -1)
+                for v in innovation.op.dist_params(innovation)[-2:]
+            )
+    known = (*batch, n - first)
+    return [
+        pt.concatenate([fill((*batch, first)), pt.broadcast_to(v, known)], axis=-1)
+        for v, fill in ((location, pt.zeros), (scale, pt.ones))
+    ]
 
 
 def _out_of_centre(

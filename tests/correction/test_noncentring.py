@@ -3,6 +3,7 @@
 import numpy as np
 import pymc as pm
 import pytensor
+import pytensor.tensor as pt
 import pytest
 
 from rogues import funnel
@@ -26,6 +27,16 @@ def nested():
     return model
 
 
+def series():
+    """Walks with a drift, and an autoregressive series on the scale of the first of them."""
+    with pm.Model() as model:
+        drift, sigma = pm.Normal("drift"), pm.HalfNormal("sigma")
+        start = pm.Normal.dist(0.0, 1.0)
+        walk = pm.GaussianRandomWalk("walk", drift, sigma, init_dist=start, shape=(2, 4))
+        pm.AR("ar", [0.5, 0.3], pt.exp(walk[0, 1]), init_dist=pm.Normal.dist(shape=2), steps=3)
+    return model
+
+
 def groups():
     """A group with a single poor measurement beside one with many good ones."""
     with pm.Model() as model:
@@ -42,23 +53,35 @@ def draws_of(model, n=500):
     return rng.normal(size=(n, size)) * np.linspace(0.5, 2.0, size)
 
 
+def out_of_the_centre(coordinates):
+    coordinates._degrees.set_value(np.linspace(0.0, 1.0, len(coordinates._where)))
+    coordinates._walking.set_value(np.array([scaled.walks for scaled in coordinates._scaled]))
+
+
+@pytest.fixture(scope="module", params=[nested, series])
+def build(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def moved():
-    coordinates = Noncentring(nested())
-    coordinates._degrees.set_value(np.linspace(0.0, 1.0, 9))
+def moved(build):
+    coordinates = Noncentring(build())
+    out_of_the_centre(coordinates)
     return coordinates
 
 
-def test_there_and_back(moved):
-    points = draws_of(nested())
+def test_there_and_back(moved, build):
+    points = draws_of(build())
     y, _ = moved.coordinates_of(points)
-    assert (abs(y - points).max(axis=0) > 0.1).sum() == 8  # one of nine has the degree 0
+    # The first has the degree 0, and those that a series begins at are where they were.
+    still = {nested: 1, series: 3}[build]
+    assert (abs(y - points).max(axis=0) > 0.1).sum() == len(moved._where) - still
     x = pytensor.function([moved.y], moved.x)
-    np.testing.assert_allclose([x(row) for row in y[:20]], points[:20], rtol=1e-10)
+    np.testing.assert_allclose([x(row) for row in y[:20]], points[:20], rtol=1e-10, atol=1e-10)
 
 
-def test_the_volume_is_that_of_the_map(moved):
-    y, log_jacobian = (part[0] for part in moved.coordinates_of(draws_of(nested())[:1]))
+def test_the_volume_is_that_of_the_map(moved, build):
+    y, log_jacobian = (part[0] for part in moved.coordinates_of(draws_of(build())[:1]))
     x = pytensor.function([moved.y], [moved.x, moved.log_jacobian])
     h = 1e-6
     columns = [(x(y + h * e)[0] - x(y - h * e)[0]) / (2 * h) for e in np.eye(len(y))]
@@ -67,14 +90,14 @@ def test_the_volume_is_that_of_the_map(moved):
     assert log_jacobian == pytest.approx(exact, abs=1e-6)
 
 
-def test_log_densities_of_chains_are_those_of_the_model():
+def test_log_densities_of_chains_are_those_of_the_model(build):
     """Whatever coordinates they move in: there the target has the volume in it."""
-    model, chains = nested(), ManyChains(LogDensity(nested()), 20, "c")
+    model, chains = build(), ManyChains(LogDensity(build()), 20, "jax")
     points = draws_of(model)
     chains.adapt_to(points)
-    chains._noncentring._degrees.set_value(np.linspace(0.0, 1.0, 9))
+    out_of_the_centre(chains._noncentring)
     chains.begin(points[:20])
-    np.testing.assert_allclose(chains.lp, LogDensity(model, "c")(points[:20])[0], rtol=1e-9)
+    np.testing.assert_allclose(chains.lp, LogDensity(model, "jax")(points[:20])[0], rtol=1e-9)
     np.testing.assert_array_equal(chains.x, points[:20])
     assert (abs(chains.target - chains.lp) > 0.1).any()
 
@@ -89,6 +112,37 @@ def test_data_tell_how_far_out_of_the_centre():
     few, many = coordinates._degrees.get_value()
     assert few >= 0.75
     assert many == 0.0
+
+
+def test_draws_tell_whether_a_series_walks():
+    """Its increments are what is independent, or its elements."""
+    with pm.Model() as model:
+        sigma = pm.HalfNormal("sigma")
+        pm.GaussianRandomWalk("x", 0.0, sigma, init_dist=pm.Normal.dist(), shape=20)
+    rng = np.random.default_rng(1)
+    log_sigma = rng.normal(size=(1_000, 1))
+    elements = rng.normal(size=(1_000, 20))
+    coordinates = Noncentring(model)
+    for walks in (True, False):
+        x = np.cumsum(np.exp(log_sigma) * elements, axis=1) if walks else elements
+        coordinates.choose(np.concatenate([log_sigma, x], axis=1))
+        assert coordinates._walking.get_value() == [walks]
+        # The first increment has another scale, and a degree that does nothing.
+        assert (coordinates._degrees.get_value()[1:] == float(walks)).all()
+
+
+def test_a_walk_of_unknown_scale():
+    """A local level without data: increments are N(0, sigma), whatever sigma."""
+    with pm.Model() as model:
+        sigma = pm.LogNormal("sigma", 0.0, 1.5)
+        pm.GaussianRandomWalk("x", 0.0, sigma, init_dist=pm.Normal.dist(), shape=30)
+    poor = vix.fit(2_000, model=model, convergence=None, random_seed=1, progressbar=False)
+    tree = vix.correct(poor, random_seed=1)
+    log_sigma = np.log(tree.posterior["sigma"].to_numpy())
+    assert log_sigma.mean() == pytest.approx(0.0, abs=1.5 * 4 / np.sqrt(1_000))
+    assert np.log(log_sigma.std() / 1.5) == pytest.approx(0.0, abs=4 / np.sqrt(2_000))
+    steps = np.diff(tree.posterior["x"].to_numpy(), axis=-1) / np.exp(log_sigma)[..., None]
+    assert (abs(np.log(steps.std(axis=(0, 1)))) < 4 / np.sqrt(2_000)).all()
 
 
 def test_a_funnel():
