@@ -72,9 +72,9 @@ test: $(VENV)/.ready lint types  ## Lint, types, tests and the documentation's e
 # What these say does not depend on PyMC's version, or is said of it by the canaries, the steps, the
 # conformance of each method and family, and the contract.
 SAME_ON_ANY_PYMC := approximations callbacks comparison correction diagnostics flows objectives plots \
-  tracking zoo test_api_docs.py test_calibration.py test_promises.py test_interrupts.py test_threads.py test_ends.py \
-  test_beginning_anew.py test_modes.py test_multistart.py test_recipes.py test_refused_models.py \
-  test_rules_of_fits.py engine/test_python_mode.py
+  tracking zoo test_api_docs.py test_calibration.py test_promises.py test_interrupts.py \
+  test_threads.py test_ends.py test_beginning_anew.py test_modes.py test_multistart.py test_recipes.py \
+  test_refused_models.py test_rules_of_fits.py engine/test_python_mode.py
 
 test-latest: $(LATEST)/.ready  ## The tests on the newest PyMC, without pymc-extras
 	$(LATEST)/bin/python -m pytest -n auto $(addprefix --ignore=tests/,$(SAME_ON_ANY_PYMC))

@@ -132,13 +132,13 @@ class Noncentring:
                 + degree * log_scale.mean(axis=0)
                 for degree in _DEGREES
             ]
-            as_it_is = np.log(some[:, self._where].std(axis=0))
-        costs = np.where(np.isfinite(each), each, np.inf)
-        degrees = _DEGREES[np.argmin(costs, axis=0)]
-        for i in np.flatnonzero(walking):
-            part = self._own[i]
-            if not costs[:, part].min(axis=0).sum() < as_it_is[part].sum():
-                walking[i], degrees[part] = False, 0.0
+            costs = np.where(np.isfinite(each), each, np.inf)
+            degrees = _DEGREES[np.argmin(costs, axis=0)]
+            for i in np.flatnonzero(walking):
+                part = self._own[i]
+                as_it_is = np.log(some[:, self._where[part]].std(axis=0))
+                if not costs[:, part].min(axis=0).sum() < as_it_is.sum():
+                    walking[i], degrees[part] = False, 0.0
         self._walking.set_value(walking)
         self._degrees.set_value(floatX(degrees))
 

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import pymc as pm
 
-from trust import RIGHT
+from trust import Row, cell
 
 import pymc_vi_ext as vix
 
@@ -76,10 +76,10 @@ def main() -> None:
         "Microseconds of a leapfrog step of all chains, and of a transition of one step; "
         "`vix.correct` of one fit with so many chains: largest error of a mean in reference "
         "standard deviations / standard deviation ratio furthest from 1 (bold: right), verdict, "
-        "transitions, seconds with compilation.",
+        "seconds with compilation, and transitions, 0 where weights did.",
         "",
-        "| posterior | chains | leapfrog, us | transition, us | correct |",
-        "|---|--:|--:|--:|---|",
+        "| posterior | chains | leapfrog, us | transition, us | transitions | correct |",
+        "|---|--:|--:|--:|--:|---|",
     ]
     for name in arguments.models:
         model = vix.zoo.posteriordb.build(name)
@@ -95,13 +95,11 @@ def main() -> None:
             )
             seconds = time.perf_counter() - started
             apart = distances(tree, vix.zoo.posteriordb.moments(name))
-            error, ratio = apart.mean_error_sd_max, apart.sd_ratio_worst
-            text = f"{error:.2f} / {ratio:.2f}"
-            right = error <= RIGHT[0] and abs(np.log(ratio)) <= RIGHT[1]
+            row = Row(name, "correct", 1, seconds, tree.attrs["verdict"])
+            row.mean_error, row.sd_ratio = apart.mean_error_sd_max, apart.sd_ratio_worst
             lines.append(
                 f"| {name.split('-')[-1]} | {chains:,} | {leap:,.0f} | {transition:,.0f} | "
-                f"{f'**{text}**' if right else text} {tree.attrs['verdict']}, "
-                f"{tree.attrs.get('transitions', 0):,}, {seconds:.1f} s |"
+                f"{tree.attrs.get('transitions', 0):,} | {cell(row)} |"
             )
             print(lines[-1], flush=True)
             (arguments.out / f"leapfrogs-{device.platform}.md").write_text("\n".join(lines) + "\n")

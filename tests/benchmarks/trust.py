@@ -132,12 +132,13 @@ def as_markdown(rows: list[Row]) -> str:
     ]
     cells = {(row.posterior, row.seed, row.method): row for row in rows}
     for posterior, seed in dict.fromkeys((row.posterior, row.seed) for row in rows):
-        found = [_cell(cells.get((posterior, seed, method))) for method in methods]
+        found = [cell(cells.get((posterior, seed, method))) for method in methods]
         text.append(f"| {posterior.split('-')[-1]} | {seed} | " + " | ".join(found) + " |")
     return "\n".join(text) + "\n"
 
 
-def _cell(row: Row | None) -> str:
+def cell(row: Row | None) -> str:
+    """Return errors, bold where right, the verdict and seconds."""
     if row is None:
         return "-"
     if row.error:

@@ -77,7 +77,7 @@ def test_there_and_back(moved, build):
     still = {nested: 1, series: 3}[build]
     assert (abs(y - points).max(axis=0) > 0.1).sum() == len(moved._where) - still
     x = pytensor.function([moved.y], moved.x)
-    np.testing.assert_allclose([x(row) for row in y[:20]], points[:20], rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose([x(row) for row in y[:20]], points[:20], rtol=1e-10)
 
 
 def test_the_volume_is_that_of_the_map(moved, build):
@@ -92,12 +92,14 @@ def test_the_volume_is_that_of_the_map(moved, build):
 
 def test_log_densities_of_chains_are_those_of_the_model(build):
     """Whatever coordinates they move in: there the target has the volume in it."""
-    model, chains = build(), ManyChains(LogDensity(build()), 20, "jax")
+    # C takes a minute and a half to compile the series.
+    backend = {nested: "c", series: "jax"}[build]
+    model, chains = build(), ManyChains(LogDensity(build()), 20, backend)
     points = draws_of(model)
     chains.adapt_to(points)
     out_of_the_centre(chains._noncentring)
     chains.begin(points[:20])
-    np.testing.assert_allclose(chains.lp, LogDensity(model, "jax")(points[:20])[0], rtol=1e-9)
+    np.testing.assert_allclose(chains.lp, LogDensity(model, backend)(points[:20])[0], rtol=1e-9)
     np.testing.assert_array_equal(chains.x, points[:20])
     assert (abs(chains.target - chains.lp) > 0.1).any()
 
