@@ -254,7 +254,7 @@ def _weights(tree: xr.DataTree) -> list[Check]:
     worth = float(1 / np.sum(weights**2))
     checks.append(graded("importance ESS", worth, 100, 25, _CORRECT, above=True))
     values = tree["posterior"].dataset.transpose("chain", "draw", ...).data_vars.values()
-    means, sds = moved_by(weights, [v.to_numpy().reshape(logs.size, -1) for v in values])
+    means, sds = moved_by(weights, [v.values.reshape(logs.size, -1) for v in values])
     checks.append(graded("means moved by weights (sd)", means, *_MEANS, _CORRECT))
     checks.append(graded("log sds changed by weights", sds, *_SDS, _CORRECT))
     return checks

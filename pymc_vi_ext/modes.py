@@ -207,7 +207,7 @@ def unconstrained_points(
             "model needs them."
         )
     n = int(np.prod([values.sizes[dim] for dim in sample_dims]))
-    draws = [values[rv.name].transpose(*sample_dims, ...).to_numpy() for rv in model.free_RVs]
+    draws = [values[rv.name].transpose(*sample_dims, ...).values for rv in model.free_RVs]
     merged = [drawn.reshape(n, *drawn.shape[len(sample_dims) :]) for drawn in draws]
     columns = []
     for rv, drawn, free in zip(model.free_RVs, merged, _unconstrained(model, merged), strict=True):

@@ -89,7 +89,7 @@ def _extras_advi(
     # Its progress bar cannot be switched off.
     with contextlib.nullcontext() if progressbar else contextlib.redirect_stdout(io.StringIO()):
         tree = fit_advi(model, n_steps=options["n"], draws=draws, random_seed=seed)
-    return Fitted(_posterior(tree), -tree["fit"]["elbo"].to_numpy())
+    return Fitted(_posterior(tree), -tree["fit"]["elbo"].values)
 
 
 def _extras_dadvi(

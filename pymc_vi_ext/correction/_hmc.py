@@ -39,6 +39,8 @@ _FOLLOWS = 0.3
 _PARTS = (0.3, 1.2)
 # A chain that accepts less than this takes steps that shrink so much each time, and grow again.
 _STUCK, _SHRINK, _GROW = 0.01, 0.5, 1.2
+# One whose steps are smaller than this part of the others' is held fast.
+_HELD = 0.2
 # A first step size is not halved, or doubled, more often than this.
 _MOST_HALVINGS = 60
 # Most leapfrog steps of a trajectory.
@@ -214,6 +216,11 @@ class ManyChains:
         self.leaps = 0
         self._centre = np.zeros(d)
         self._inverse = np.eye(d) if self.dense else np.ones(d)
+
+    @property
+    def held_fast(self) -> bool:
+        """Whether some chain takes much smaller steps than the others."""
+        return bool((self._own < _HELD).any())
 
     def log_density(self, points: np.ndarray) -> np.ndarray:
         """Return log densities, (n,), in nats, at points (n, d). The chains' places are lost."""

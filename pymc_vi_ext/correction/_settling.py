@@ -43,8 +43,11 @@ _LONG_ENOUGH, _APART = 40, 1.02
 _NARROW, _CAREFUL = 0.002, 0.96
 # Where a draw is worth less than this, and chains are that long, the slowest direction is walked
 # through at random, and trajectories get twice as long, up to the longest: of a random walk that
-# brings four times as much.
+# brings four times as much, and where it has not brought twice as much it is not done again.
 _SLOW, _LONGEST_TRAJECTORIES = 0.2, 4 * np.pi
+# From so many effective draws a dimension on their covariance is a good metric: of draws of a
+# Gaussian in its units the axes differ by less than a factor of two.
+_METRIC_ESS = 10
 # Transitions after which chains that begin in other regions tell where these are.
 _EXPLORING = 80
 
@@ -56,7 +59,7 @@ class Settled:
     Attributes
     ----------
     path : Path
-        The second half of the last stretch, taken with one metric and one step size.
+        Taken with one metric and one step size: the second half of the last stretch, or more.
     superchain : array of int of shape (chains,)
         Number of the draw that a chain was begun at.
     rhat : float
@@ -112,8 +115,10 @@ def settle(
     """Run chains in stretches that double, until they have settled.
 
     In the first half of a stretch the step size adapts. The second is what is looked at, and its
-    covariance the metric of the next. Where chains stay in several regions they jump between them
-    as long as they can, and the metric is that within regions.
+    covariance the metric of the next. Once a metric is known well, and the chains are near to each
+    other, the next stretches go on as they are, and what is looked at is all that has been taken
+    with it. Where chains stay in several regions they jump between them as long as they can, and
+    the metric is that within regions.
 
     Parameters
     ----------
@@ -143,21 +148,29 @@ def settle(
     longest = min(_LONGEST, _MOST_NUMBERS // starts.size)
     before: _Moments | None = None
     found: Settled | None = None
+    kept: Path | None = None
     transitions, length, repeats, more = 0, _FIRST, 0, _MOST_MORE
+    worth_before = 0.0
     chains.progress.say("Chains begin")
     while True:
-        first = chains.run(length // 2, rng, until, regions=regions)
-        path = chains.run(length - length // 2, rng, until, regions=regions, adapting=False)
-        transitions += len(first.leaps) + len(path.leaps)
+        if kept is None:
+            adapting = chains.run(length // 2, rng, until, regions=regions)
+            transitions += len(adapting.leaps)
+        wanted = length - length // 2 - (0 if kept is None else len(kept.leaps))
+        path = chains.run(wanted, rng, until, regions=regions, adapting=False)
+        transitions += len(path.leaps)
         late = time.perf_counter() > until
         if late and found is not None:
             # A stretch that was cut short says less than the one before.
             return replace(found, sd_error=sd_error(found.path), transitions=transitions)
         now = _Moments.of(path)
+        moved, spread = (np.inf, np.inf) if before is None else now.moved_from(before)
+        if kept is not None:
+            path = kept.followed_by(path)
+            now = _Moments.of(path)
         if found is not None and not now.sd.max() < _NO_END:
             # An improper posterior, which is left for ever.
             return replace(found, spread=np.inf, transitions=transitions)
-        moved, spread = (np.inf, np.inf) if before is None else now.moved_from(before)
         rhat, ess = _rhat(path, superchain), float(now.ess.min())
         found = Settled(path, superchain, rhat, moved, spread, ess, np.inf, transitions, regions)
         chains.progress.say(
@@ -169,8 +182,8 @@ def settle(
             found = replace(found, sd_error=sd_error(path))
             known = found.sd_error < SETTLED_SD_ERROR
             # Half the variance is what twice the draws can be hoped to bring.
-            hopeless = more < _MOST_MORE and found.sd_error > np.sqrt(2) * SETTLED_SD_ERROR
-            if last or known or hopeless or more == 0:
+            hopeless = found.sd_error > np.sqrt(2) ** more * SETTLED_SD_ERROR
+            if last or known or hopeless:
                 return found
             more -= 1
         rescaled = before is None or _largest(now.scaled_from(before)) > np.log(_OTHER_SCALE)
@@ -181,17 +194,28 @@ def settle(
             apart = length >= _LONG_ENOUGH and rhat > _APART
             regions = regions_of(path.points, chains.dense, rng) if apart else None
             regions = regions if regions is not None and len(regions) > 1 else None
-        chains.adapt_to(found.points if regions is None else regions.centred(found.points))
-        chains.begin(here)
-        if rescaled and repeats < _MOST_REPEATS:
+        again = rescaled and repeats < _MOST_REPEATS
+        kernel = chains.acceptance, chains.length
+        if length >= _LONG_ENOUGH and not again:
+            if path.diverging.mean() > _NARROW:
+                chains.acceptance = _CAREFUL
+            worth = ess / path.logp.size
+            # Where several regions have just been found it is the way between them that is slow.
+            along = regions is None or found.regions is not None
+            if along and 2 * worth_before < worth < _SLOW:
+                chains.length = min(2 * chains.length, _LONGEST_TRAJECTORIES)
+                worth_before = worth
+        steady = kernel == (chains.acceptance, chains.length) and not chains.held_fast
+        near = length >= _LONG_ENOUGH and rhat < _APART and not rescaled and regions is None
+        kept = path if steady and near and ess > _METRIC_ESS * chains.d else None
+        if kept is None:
+            chains.adapt_to(found.points if regions is None else regions.centred(found.points))
+            chains.begin(here)
+        if again:
             repeats += 1
             chains.find_step_size(rng)
-            continue
-        if length >= _LONG_ENOUGH and path.diverging.mean() > _NARROW:
-            chains.acceptance = _CAREFUL
-        if length >= _LONG_ENOUGH and ess < _SLOW * path.logp.size:
-            chains.length = min(2 * chains.length, _LONGEST_TRAJECTORIES)
-        length *= 2
+        else:
+            length *= 2
 
 
 def settle_again(

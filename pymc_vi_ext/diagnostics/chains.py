@@ -55,7 +55,7 @@ def rhat_max(dt: xr.DataTree) -> float:
         return float("nan")
     if "superchain" not in dt["posterior"].coords:
         return _extreme(dt, arviz_stats.rhat, np.nanmax)
-    groups = dt["posterior"]["superchain"].to_numpy()
+    groups = dt["posterior"]["superchain"].values
     return _extreme(dt, partial(arviz_stats.rhat_nested, superchain_ids=groups), np.nanmax)
 
 

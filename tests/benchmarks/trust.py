@@ -2,16 +2,19 @@
 
 Run as ``python tests/benchmarks/trust.py --out DIR``, with ``POSTERIORDB`` the folder of the
 reference posteriors; the methods are those of ``configs/suites/posteriordb.yaml``. Every row is a
-process of its own, so that its seconds, from the model to the verdict, are those of a user's first
-call; imports of PyMC and this package do not count.
+process of its own, with empty folders for what PyTensor, Numba and JAX keep, so that its seconds,
+from the model to the verdict, are those of a user's first call, or with ``--warm`` of the second,
+in another process. Imports of PyMC and this package do not count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 
@@ -30,6 +33,8 @@ from pymc_vi_ext.diagnostics import distances
 # near.
 RIGHT, NEAR = (0.1, np.log(1.1)), (0.3, np.log(1.43))
 TIMEOUT_S = 600
+# What a process finds of earlier ones.
+_KEPT = ("no cache of an earlier process", "the caches of an earlier process of the same row")
 # Draws of each chain of a sampler, and of an approximation.
 _OF_CHAINS, _OF_FITS = 1_000, 4_000
 _SUITE = yaml.safe_load(
@@ -75,11 +80,19 @@ def measured(posterior: str, method: str, seed: int) -> Row:
     return row
 
 
-def in_a_process(posterior: str, method: str, seed: int) -> Row:
-    """Run one row in a new process."""
+def in_a_process(posterior: str, method: str, seed: int, processes: int = 1) -> Row:
+    """Run one row in a new process, or in several after each other, of which the last counts."""
     asked = [sys.executable, "-W", "ignore", __file__, "--row", posterior, method, str(seed)]
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=TIMEOUT_S)
+        with tempfile.TemporaryDirectory() as kept:
+            for _ in range(processes):
+                done = subprocess.run(
+                    asked,
+                    capture_output=True,
+                    text=True,
+                    timeout=TIMEOUT_S,
+                    env=os.environ | _caches_in(kept),
+                )
     except subprocess.TimeoutExpired:
         return Row(posterior, method, seed, error=f"no result in {TIMEOUT_S} s")
     if done.returncode:
@@ -87,7 +100,17 @@ def in_a_process(posterior: str, method: str, seed: int) -> Row:
     return Row(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def as_markdown(rows: list[Row]) -> str:
+def _caches_in(folder: str) -> dict[str, str]:
+    """Return the environment in which what is compiled is kept in a folder."""
+    flags = os.environ.get("PYTENSOR_FLAGS", "")
+    return {
+        "PYTENSOR_FLAGS": f"{flags},base_compiledir={folder}/pytensor".lstrip(","),
+        "NUMBA_CACHE_DIR": f"{folder}/numba",
+        "XDG_CACHE_HOME": f"{folder}/cache",
+    }
+
+
+def as_markdown(rows: list[Row], processes: int = 1) -> str:
     """Return the tables."""
     methods = [name for name in METHODS if any(row.method == name for row in rows)]
     sooner = {(r.posterior, r.seed): r.seconds for r in rows if r.method.startswith("nuts")}
@@ -96,8 +119,8 @@ def as_markdown(rows: list[Row]) -> str:
         "",
         "Right: every mean within .1 reference standard deviations, every standard deviation "
         "within 10 %; near: .3 and 43 %. Seconds from model to verdict, in a fresh process, "
-        "compilation included; 4 x 1,000 draws of NUTS. Rows are fits: a posterior and a seed "
-        "each.",
+        f"compilation included, {_KEPT[min(processes, 2) - 1]}; 4 x 1,000 draws of NUTS. Rows are "
+        "fits: a posterior and a seed each.",
         "",
         "| method | rows | right | near | PASS, right | PASS, wrong | WARN, right | WARN, wrong "
         "| FAIL, right | FAIL, wrong | median s | most s | median s over NUTS |",
@@ -117,10 +140,11 @@ def as_markdown(rows: list[Row]) -> str:
         ]
         seconds = [row.seconds for row in own]
         ratios = [row.seconds / sooner.get((row.posterior, row.seed), np.nan) for row in own]
+        ratio = f"{np.nanmedian(ratios):.2f}" if sooner else "-"
         text.append(
             f"| {method} | {len(own)} | {sum(right)} | {sum(near)} | "
             + " | ".join(map(str, counts))
-            + f" | {np.median(seconds):.1f} | {np.max(seconds):.1f} | {np.nanmedian(ratios):.2f} |"
+            + f" | {np.median(seconds):.1f} | {np.max(seconds):.1f} | {ratio} |"
         )
     text += [
         "",
@@ -155,6 +179,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", help="all with a reference if not given")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=_SUITE["seeds"])
+    parser.add_argument(
+        "--warm", action="store_true", help="seconds of a second process, with what the first kept"
+    )
     parser.add_argument("--row", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.row:
@@ -163,6 +190,7 @@ def main() -> None:
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
+    processes = 2 if arguments.warm else 1
     for seed in arguments.seeds:
         for name in arguments.models or vix.zoo.posteriordb.POSTERIORS:
             try:
@@ -170,11 +198,11 @@ def main() -> None:
             except LookupError:
                 continue
             for method in arguments.methods:
-                rows.append(in_a_process(name, method, seed))
+                rows.append(in_a_process(name, method, seed, processes))
                 print(rows[-1], flush=True)
                 numbers = json.dumps([asdict(row) for row in rows], indent=1)
                 (arguments.out / "trust.json").write_text(numbers + "\n")
-                (arguments.out / "trust.md").write_text(as_markdown(rows))
+                (arguments.out / "trust.md").write_text(as_markdown(rows, processes))
 
 
 if __name__ == "__main__":
