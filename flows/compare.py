@@ -1,40 +1,59 @@
 """The comparison as a flow: a task per (method, seed), then one that scores them all.
 
 Tasks take specifications and seeds and return run ids and paths. Nothing is cached or persisted by
-Prefect, which would hash models and pickle results.
+Prefect, which would hash models and pickle results: what there is lies in a workspace, and a flow
+that is started again goes on from it.
 """
 
 from __future__ import annotations
 
-import tempfile
-import warnings
+import _thread
+import queue
+import signal
+import threading
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import State, flow, task
+from prefect import State, flow, runtime, task
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
 
-from pymc_vi_ext.comparison import (
-    MethodSpec,
-    ReferenceWarning,
-    Status,
-    not_run,
-    run_method,
-    summarise,
-)
-from pymc_vi_ext.comparison.config import build_model, config_type, load_config, reference_of
-from pymc_vi_ext.comparison.storage import load_result, save_result
+from pymc_vi_ext.comparison import Status
+from pymc_vi_ext.comparison.config import config_type, load_config
+from pymc_vi_ext.comparison.processes import Run, run_in_process
+from pymc_vi_ext.comparison.storage import RESULT
+from pymc_vi_ext.comparison.workspace import ExecutionFolder
 from pymc_vi_ext.errors import INTERRUPT
-from pymc_vi_ext.interrupts import take
-from pymc_vi_ext.tracking import (
-    Execution,
-    RunStatus,
-    open_tracker,
-    report_comparison,
-    report_result,
+from pymc_vi_ext.interrupts import held, pending, take
+
+from .executions import (
+    execution_of,
+    failed_methods,
+    record_comparison,
+    record_result,
+    scored,
+    tracker_at,
 )
+
+EACH_TIME = "each time"
+"""The token of flows that run everything anew; one that Prefect tries again goes on."""
+# Typed as a runner of futures of its own kind, which is what flows take.
+_threads: Any = ThreadPoolTaskRunner
+
+
+def runner_of(workers: int) -> Any:
+    """Return the runner of so many runs at a time; each is a process, and its task waits for it."""
+    return _threads(max_workers=workers)
+
+
+# How often the flow looks for Ctrl-C while its tasks run.
+_LOOKS_S = 0.2
 
 
 class MethodsFailed(Exception):
@@ -53,7 +72,7 @@ class Interrupted(MethodsFailed):
 def begin(config: dict[str, Any], text: str, tracking_uri: str) -> dict[str, Any]:
     """Create the runs in the tracker; return their ids."""
     parsed = config_type().model_validate(config)
-    tracker = open_tracker(tracking_uri)
+    tracker = tracker_at(tracking_uri)
     names = [f"{spec.label} seed {seed}" for spec in parsed.specs() for seed in parsed.seeds]
     execution = tracker.begin(parsed.name, names, {"model": parsed.model})
     settings = {
@@ -73,46 +92,41 @@ def run(
     path: str,
     config: dict[str, Any],
     allow_code: bool,
-    index: int,
+    method: int,
     seed: int,
     folder: str,
-    tracking_uri: str,
-    run_id: str,
-    interrupted: bool,
+    stop: str,
 ) -> State:
-    """Run a method with a seed unless `interrupted`, write the result to `folder`, record it."""
-    parsed = config_type().model_validate(config)
-    spec: MethodSpec = parsed.specs()[index]
-    model = build_model(parsed, path, allow_code=allow_code)
-    if interrupted:
-        result = not_run(spec, seed)
-    else:
-        result = run_method(model, spec, seed, parsed.draws)
-    save_result(result, folder)
-    report_result(open_tracker(tracking_uri), run_id, result, Path(folder))
-    if result.datatree is None:
+    """Run a method with a seed in a process of its own, which writes its result to `folder`."""
+    work = Run(config, path, allow_code, method, seed)
+    limit = work.parsed.limits()[method]
+    result = run_in_process(work, folder, max_seconds=limit, stop=Path(stop).exists)
+    if result.status is not Status.FINISHED:
         return Failed(message=result.reason)
     return Completed()
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def score(
-    config: dict[str, Any], folders: list[str], ids: dict[str, Any], tracking_uri: str
+    config: dict[str, Any], folders: list[str], place: str, ids: dict[str, Any], interrupted: bool
 ) -> dict[str, Any]:
-    """Score all results against the reference and record that; return the table."""
-    parsed = config_type().model_validate(config)
-    with warnings.catch_warnings():
-        # The table has it as a note, and the command line prints the notes.
-        warnings.simplefilter("ignore", ReferenceWarning)
-        results = [load_result(folder) for folder in folders]
-        comparison = summarise(results, reference_of(parsed))
-    execution = Execution(ids["parent"], tuple(ids["children"]))
-    report_comparison(open_tracker(tracking_uri), execution, comparison)
-    return {"table": comparison.table.reset_index().to_dict(orient="records"), **ids}
+    """Score all results against the reference, record them; return the table."""
+    execution = ExecutionFolder(Path(place), tuple(map(Path, folders)))
+    comparison = scored(execution, config)
+    untracked = record_comparison(execution, ids, comparison, interrupted)
+    return {"table": execution.table, "untracked": untracked}
 
 
-@flow(name="compare", persist_result=False)
-def compare(config: str, tracking_uri: str, allow_code: bool = False) -> State:
+@flow(name="compare", persist_result=False, task_runner=runner_of(1))
+def compare(
+    config: str,
+    tracking_uri: str,
+    allow_code: bool = False,
+    folder: str | None = None,
+    token: str = "",
+    changes: list[str] | None = None,
+    only: list[str] | None = None,
+) -> State:
     """Run the comparison that a YAML file describes and keep it in a tracker.
 
     Parameters
@@ -120,59 +134,102 @@ def compare(config: str, tracking_uri: str, allow_code: bool = False) -> State:
     config : str
         Path of the configuration.
     tracking_uri : str
-        Of any backend in :data:`pymc_vi_ext.tracking.BACKENDS`, absolute.
+        Of any backend in :data:`pymc_vi_ext.tracking.BACKENDS`, absolute. One with a password is
+        given without it, and as ``MLFLOW_TRACKING_URI`` in the environment with it.
     allow_code : bool
         Whether the model may be code outside the zoo.
+    folder : str, optional
+        Workspace, in which results lie as soon as there are any, and serve again; by default beside
+        the tracker's.
+    token : str
+        Results with another token do not serve; :data:`EACH_TIME` stands for one of this flow run.
+    changes, only : list of str, optional
+        As for :func:`pymc_vi_ext.comparison.load_config`.
 
     Returns
     -------
     prefect.states.State
-        Its result is a dict with the ``table`` (records) and the run ids ``parent`` and
-        ``children``. Failed, with MethodsFailed, if a method failed; the others are finished
-        nevertheless. Failed, with Interrupted, after Ctrl-C, which ends the run that it meets.
+        Its result is a dict with the ``table`` (records), the run ids ``parent`` and ``children``,
+        and ``untracked``, why the tracker does not have all of it, empty if it has. Failed, with
+        MethodsFailed, if a method failed; the others are finished nevertheless. Failed, with
+        Interrupted, after Ctrl-C, which ends the runs that it meets.
     """
-    parsed = load_config(config, allow_code=allow_code)
+    parsed = load_config(config, allow_code=allow_code, changes=changes or (), only=only or ())
     plain = parsed.model_dump(mode="json", exclude_unset=True)
-    ids = begin(plain, Path(config).read_text(encoding="utf-8"), tracking_uri)
-    runs = [(index, seed) for index in range(len(parsed.methods)) for seed in parsed.seeds]
-    open_runs = dict.fromkeys([*ids["children"], ids["parent"]])
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            folders, interrupted = [], False
-            # In sequence: PyTensor's compilation is not safe in threads.
-            for number, (index, seed) in enumerate(runs):
-                run_id, folder = ids["children"][number], str(Path(scratch, str(number)))
-                named = run.with_options(task_run_name=f"{parsed.specs()[index].label} seed {seed}")
-                state = named(
-                    config,
-                    plain,
-                    allow_code,
-                    index,
-                    seed,
-                    folder,
-                    tracking_uri,
-                    run_id,
-                    interrupted,
-                    return_state=True,
-                )
-                if not Path(folder, "result.json").exists():
-                    state.result()  # raises: not the method failed, but what is around it
-                folders.append(folder)
-                ended_by = load_result(folder).status
-                interrupted = interrupted or ended_by is Status.INTERRUPTED or take()
-                if state.is_failed():
-                    del open_runs[run_id]
-            report = score(plain, folders, ids, tracking_uri)
-            open_runs.clear()
-    finally:
-        for run_id in open_runs:
-            open_tracker(tracking_uri).end(run_id, RunStatus.KILLED)
+    if token == EACH_TIME:
+        token = str(runtime.flow_run.id)
+    execution, runs = execution_of(parsed, config, allow_code, tracking_uri, folder, token)
+    execution.stop.unlink(missing_ok=True)
+    ids = execution.ids
+    # What has been concluded stays as it is, and another attempt has runs of its own.
+    concluded = execution.is_tracked(None)
+    if ids is None or concluded or not tracker_at(tracking_uri).has(ids["parent"]):
+        made = begin(plain, Path(config).read_text(encoding="utf-8"), tracking_uri)
+        ids = {**made, "uri": tracking_uri, "config": plain}
+        execution.keep_ids(ids)
+    futures: dict[int, PrefectFuture[Any]] = {}
+    for number, (work, finished) in enumerate(zip(runs, execution.finished, strict=True)):
+        if finished or execution.is_tracked(number):
+            continue
+        named = run.with_options(task_run_name=f"{work.spec.label} seed {work.seed}")
+        place, stop = str(execution.results[number]), str(execution.stop)
+        futures[number] = named.submit(
+            config, plain, allow_code, work.method, work.seed, place, stop
+        )
+    with held(lambda: None), _sigterm_as_interrupt():
+        untracked = _follow(execution, futures, ids)
+        interrupted = take() or execution.stop.exists()
+    folders = list(map(str, execution.results))
+    report = score(plain, folders, str(execution.path), ids, interrupted)
+    report |= {key: ids[key] for key in ("parent", "children")}
+    report["untracked"] = untracked or report["untracked"]
+    execution.stop.unlink(missing_ok=True)
     if interrupted:
         return Failed(message=INTERRUPT, data=Interrupted(INTERRUPT, report))
-    failed = dict.fromkeys(
-        row["method"] for row in report["table"] if row["status"] == Status.FAILED.value
-    )
+    failed = failed_methods(report["table"])
     if failed:
         message = f"Failed: {', '.join(failed)}."
         return Failed(message=message, data=MethodsFailed(message, report))
     return Completed(message=f"{len(runs)} runs finished.", data=report)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does; Prefect's own handler would leave the flow at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: _thread.interrupt_main(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _follow(
+    execution: ExecutionFolder, futures: dict[int, PrefectFuture[Any]], ids: dict[str, Any]
+) -> str:
+    """Record results as they come, and pass Ctrl-C on; return why some are not recorded."""
+    done: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in range(len(execution.results)):
+        if number in futures:
+            futures[number].add_done_callback(partial(_put, done, number))
+        else:
+            done.put(number)
+    untracked, waiting = "", set(range(len(execution.results)))
+    while waiting:
+        if pending():
+            execution.stop.touch()
+        try:
+            number = done.get(timeout=_LOOKS_S)
+        except queue.Empty:
+            continue
+        waiting.remove(number)
+        if not (execution.results[number] / RESULT).exists():
+            futures[number].result()  # raises: not the method failed, but what is around it
+        untracked = untracked or record_result(execution, number, ids)
+    return untracked
+
+
+def _put(done: queue.SimpleQueue[int], number: int, future: PrefectFuture[Any]) -> None:
+    done.put(number)

@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pymc_vi_ext.comparison import METRICS, Metric, Status
+from pymc_vi_ext.comparison.processes import Run
+from pymc_vi_ext.comparison.workspace import ExecutionFolder
 
 _STYLES = {
     Status.FINISHED.value: "bold",
@@ -62,6 +64,22 @@ def print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]])
             several = several_seeds and row["status"]
             name = f"{row['method']} (seed {row['seed']})" if several else row["method"]
             console.print(Text.assemble((f"{name}: ", "bold"), row["note"]), soft_wrap=True)
+
+
+def print_plan(
+    console: Console, title: str, runs: Sequence[Run], execution: ExecutionFolder
+) -> None:
+    """Print which runs would take place, and which are there already."""
+    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("method", no_wrap=True)
+    table.add_column("seed", justify="right")
+    table.add_column("")
+    for run, place, finished in zip(runs, execution.results, execution.finished, strict=True):
+        state = f"finished: {place}" if finished else "would run"
+        table.add_row(run.spec.label, str(run.seed), Text(state, overflow="fold"))
+    console.print(table)
+    there = sum(execution.finished)
+    console.print(f"{len(runs) - there} of {len(runs)} runs would take place.")
 
 
 def _caption(shown: Sequence[Metric]) -> str:

@@ -69,19 +69,37 @@ class Drawn:
         return weights.astype(float)
 
 
-def draw(approx: Approximation, draws: int, random_seed: int | None = None) -> Drawn:
-    """Draw from an approximation; the same seed gives the same draws, in whatever thread."""
+def draw(
+    approx: Approximation,
+    draws: int,
+    random_seed: int | None = None,
+    log_density: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Drawn:
+    """Draw from an approximation; the same seed gives the same draws, in whatever thread.
+
+    Parameters
+    ----------
+    approx : Approximation
+    draws : int
+    random_seed : int or None
+    log_density : callable, optional
+        Gives the log density of all data at points (n, d), where something has been compiled that
+        does; to compile it here as well may take longer than all else, of recurrences above all.
+    """
+    kept = "datatree_sampler" if log_density is None else "point_sampler"
     with building():
         # Compiled once for each approximation, which keeps it.
-        if "datatree_sampler" not in vars(approx):
-            approx.datatree_sampler = _sampler(approx)
-        names, sampler, rngs = approx.datatree_sampler
+        if kept not in vars(approx):
+            setattr(approx, kept, _sampler(approx, with_density=log_density is None))
+        names, sampler, rngs = vars(approx)[kept]
         reseed_rngs(rngs, random_seed)
         batch = _rows_per_batch(approx.model, approx.ddim, draws)
         sizes = [batch] * (draws // batch) + [draws % batch] * (draws % batch > 0)
         found = _in_one(names, [sampler(size) for size in sizes])
     points = found.pop("points")
     statistics = {str(name): found.pop(name) for name in ("lp", "log_q") if name in found}
+    if log_density is not None:
+        statistics["lp"] = log_density(points)
     return Drawn(points, _without_prefix(found), statistics)
 
 
@@ -249,7 +267,7 @@ def _posterior(model: pm.Model) -> tuple[list[str], list[Variable]]:
     return [f"posterior/{v.name}" for v in variables], outputs
 
 
-def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any]]:
+def _sampler(approx: Approximation, with_density: bool) -> tuple[list[str], Sampler, list[Any]]:
     """Compile ``draws -> values`` of all that is known of one draw.
 
     Returns names of the values, the function and its generators.
@@ -261,8 +279,9 @@ def _sampler(approx: Approximation) -> tuple[list[str], Sampler, list[Any]]:
     names, outputs = _posterior(model)
     values = [plain(model.rvs_to_values[rv]) for rv in model.free_RVs]
     points = pt.concatenate([v.ravel().astype(view.symbolic_randoms[0].dtype) for v in values])
-    names += ["points", "lp"]
-    nodes = view.symbolic_sample_over_posterior([*outputs, points, model.logp()])
+    names += ["points", "lp"] if with_density else ["points"]
+    densities = [model.logp()] if with_density else []
+    nodes = view.symbolic_sample_over_posterior([*outputs, points, *densities])
     if approx.has_logq:
         names.append("log_q")
         nodes.append(view.symbolic_logq)

@@ -9,10 +9,11 @@ import functools
 import importlib
 import importlib.util
 import json
+import re
 import sys
 import typing
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -43,6 +44,17 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; one sentence per problem, with its place in the YAML."""
 
 
+# Keys and numbers of a path such as methods[1].n.
+_PARTS = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+# What `max_seconds` is of a method that has no option of that name.
+_LIMIT = "Seconds after which its process is ended, and its row is FAILED"
+
+
+def _ends_by_itself(name: str) -> bool:
+    """Tell whether a method has an option `max_seconds`, at which it ends with what it has."""
+    return "max_seconds" in runnable(name).names
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,6 +69,11 @@ def _section(name: str) -> type[BaseModel]:
     for options in method.options:
         for key, (hint, default, metadata) in configurable(options).items():
             fields[key] = (hint, Field(default=default, **metadata))
+    if not _ends_by_itself(name):
+        fields["max_seconds"] = (
+            float | None,
+            Field(default=None, gt=0, description=f"{_LIMIT}; that of the comparison if null."),
+        )
     description = " ".join(filter(None, (options.__doc__ for options in method.options)))
     return pydantic.create_model(f"Method_{name}", __base__=_Strict, __doc__=description, **fields)
 
@@ -88,16 +105,26 @@ class ComparisonConfig(_Strict):
         default=1000, ge=1, description="Draws of an approximation, and of each chain."
     )
 
+    max_seconds: float | None = Field(
+        default=None, gt=0, description="Seconds after which a run is ended, and its row is FAILED."
+    )
+
     def specs(self) -> list[MethodSpec]:
         """Return the methods as specifications."""
-        return [
-            MethodSpec(
-                method.name,
-                method.model_dump(exclude={"name", "label"}, exclude_unset=True),
-                method.label,
-            )
-            for method in self.methods
+        found = []
+        for method in self.methods:
+            options = method.model_dump(exclude={"name", "label"}, exclude_unset=True)
+            if not _ends_by_itself(method.name):
+                options.pop("max_seconds", None)
+            found.append(MethodSpec(method.name, options, method.label))
+        return found
+
+    def limits(self) -> list[float | None]:
+        """Return after how many seconds the process of each method is ended."""
+        own = [
+            None if _ends_by_itself(method.name) else method.max_seconds for method in self.methods
         ]
+        return [self.max_seconds if limit is None else limit for limit in own]
 
 
 def config_type() -> type[ComparisonConfig]:
@@ -128,7 +155,13 @@ def _sections() -> dict[str, type[BaseModel]]:
     }
 
 
-def load_config(path: str | Path, *, allow_code: bool = False) -> ComparisonConfig:
+def load_config(
+    path: str | Path,
+    *,
+    allow_code: bool = False,
+    changes: Sequence[str] = (),
+    only: Sequence[str] = (),
+) -> ComparisonConfig:
     r"""Read and check a configuration.
 
     Parameters
@@ -137,6 +170,11 @@ def load_config(path: str | Path, *, allow_code: bool = False) -> ComparisonConf
         YAML file.
     allow_code : bool
         Whether the model may name code outside the zoo.
+    changes : sequence of str
+        Values in place of those of the file, such as ``"draws=200"`` or ``"methods[1].n=500"``; the
+        part behind ``=`` is YAML.
+    only : sequence of str
+        Labels of the methods to run, and of the reference, where it is a method; all if empty.
 
     Returns
     -------
@@ -167,6 +205,10 @@ def load_config(path: str | Path, *, allow_code: bool = False) -> ComparisonConf
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: has no keys; it needs name, model and methods.")
+    for change in changes:
+        _change(content, change)
+    if only:
+        _leave_only(content, only)
     try:
         config = config_type().model_validate(content)
     except pydantic.ValidationError as error:
@@ -271,6 +313,39 @@ def _problems(config: ComparisonConfig, allow_code: bool) -> Iterator[str]:
         check_plan(specs, config.seeds, None)
     except ValueError as error:
         yield f"{'seeds' if 'seeds' in str(error) else 'methods'}: {error}"
+
+
+def _change(content: dict[str, Any], change: str) -> None:
+    """Set a value in a configuration, in place."""
+    key, equals, text = change.partition("=")
+    place: Any = content
+    try:
+        *way, last = [int(number) if number else name for name, number in _PARTS.findall(key)]
+        if not equals:
+            raise ValueError
+        value = yaml.safe_load(text)
+        for part in way:
+            place = place.setdefault(part, {}) if isinstance(place, dict) else place[part]
+        place[last] = value
+    except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+        raise ConfigError(
+            f"{change!r} changes nothing of a configuration: write key=value, such as draws=200 or "
+            "methods[1].n=500."
+        ) from None
+
+
+def _leave_only(content: dict[str, Any], only: Sequence[str]) -> None:
+    """Take out the methods that are neither named nor the reference."""
+    methods = content.get("methods")
+    if not isinstance(methods, list):
+        return  # the check says so
+    labels = [m.get("label") or m.get("name") if isinstance(m, dict) else None for m in methods]
+    for name in only:
+        if name not in labels:
+            known = ", ".join(filter(None, labels))
+            raise ConfigError(f"There is no method {name!r}: there are {known}.")
+    kept = {*only, content.get("reference", ComparisonConfig.model_fields["reference"].default)}
+    content["methods"] = [m for m, label in zip(methods, labels, strict=True) if label in kept]
 
 
 def _factory(name: str, path: Path) -> Callable[..., Any]:

@@ -171,9 +171,14 @@ def run_method(
 
 def not_run(spec: MethodSpec, seed: int) -> MethodResult:
     """Return the result of a run that Ctrl-C came before."""
-    return MethodResult(
-        **_identity(spec, seed), status=Status.NOT_RUN, reason=f"not run, {INTERRUPT} before it"
-    )
+    return without_draws(spec, seed, Status.NOT_RUN, f"not run, {INTERRUPT} before it")
+
+
+def without_draws(
+    spec: MethodSpec, seed: int, status: Status, reason: str, error: str = ""
+) -> MethodResult:
+    """Return the result of a run that left nothing but how it ended."""
+    return MethodResult(**_identity(spec, seed), status=status, reason=reason, error=error)
 
 
 def _identity(spec: MethodSpec, seed: int) -> dict[str, Any]:

@@ -16,9 +16,12 @@ from pymc_vi_ext.comparison.types import MethodResult, Status
 if TYPE_CHECKING:
     from pymc_vi_ext.comparison.comparison import Comparison
 
+RESULT = "result.json"
+"""What a folder with a whole result has."""
+
 
 def save_result(result: MethodResult, folder: str | Path) -> Path:
-    """Write a result as ``result.json``, ``losses.npz`` and ``posterior.nc``.
+    """Write a result as ``losses.npz``, ``posterior.nc`` and, at last, ``result.json``.
 
     Parameters
     ----------
@@ -47,10 +50,13 @@ def save_result(result: MethodResult, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").write_text(json.dumps(_plain(result), indent=1), encoding="utf-8")
-    np.savez_compressed(folder / "losses.npz", losses=np.asarray(result.losses))
+    np.savez(folder / "losses.npz", losses=np.asarray(result.losses))
     if result.datatree is not None:
         _write(_storable(result.datatree), folder / "posterior.nc")
+    # It appears at once, and last: where it is, everything is.
+    begun = folder / "result.json.part"
+    begun.write_text(json.dumps(_plain(result), indent=1), encoding="utf-8")
+    begun.replace(folder / RESULT)
     return folder
 
 
@@ -66,7 +72,7 @@ def load_result(folder: str | Path) -> MethodResult:
     MethodResult
     """
     folder = Path(folder)
-    plain = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    plain = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     with np.load(folder / "losses.npz", allow_pickle=False) as file:
         losses = file["losses"]
     path, datatree = folder / "posterior.nc", None

@@ -175,7 +175,6 @@ def correct(
     max_seconds = np.inf if max_seconds is None else positive("max_seconds", max_seconds)
     rng = np.random.default_rng(random_seed)
     with chain_progress(progressbar) as progress:
-        progress.say("Weights of the approximation's draws")
         tree = _corrected(approx, draws, count, started, max_seconds, rng, backend, progress)
         tree.attrs["seconds"] = time.perf_counter() - started
         found = diagnose(tree)
@@ -199,8 +198,12 @@ def _corrected(
 ) -> xr.DataTree:
     """Return draws of the posterior, with all attributes but seconds and verdict."""
     until, of_chains = started + max_seconds, started + _OF_CHAINS * max_seconds
+    model = on_all_data(approx.model)
+    progress.say("Compiling chains")
+    moving = ManyChains(LogDensity(model), count, backend, progress)
+    progress.say("Weights of the approximation's draws")
     looked = max(FEWEST_DRAWS, affordable_draws(approx, _DRAWS))
-    drawn = draw(approx, looked, int(rng.integers(2**31)))
+    drawn = draw(approx, looked, int(rng.integers(2**31)), moving.log_density)
     # A flat density is finite where a draw is no number.
     usable = drawn.points[
         np.isfinite(drawn.statistics["lp"]) & np.isfinite(drawn.points).all(axis=1)
@@ -209,10 +212,7 @@ def _corrected(
         raise NoDensityError(
             "No draw of the approximation has a finite log density: nothing can begin there."
         )
-    model = on_all_data(approx.model)
     khat, weights = _trusted_weights(drawn)
-    progress.say("Compiling chains")
-    moving = ManyChains(LogDensity(model), count, backend, progress)
     groups = count // _PER_SUPERCHAIN
     superchain = np.repeat(np.arange(groups), _PER_SUPERCHAIN)
     values = cache(partial(values_of, model))

@@ -5,20 +5,27 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pymc_vi_ext.tracking._reachable import without_password
 from pymc_vi_ext.tracking.backends import (
     BACKENDS,
     DEFAULT_URI,
     URI_VARIABLE,
     Backend,
     absolute_uri,
+    folder_beside,
     open_tracker,
+    tracker_uri,
 )
 from pymc_vi_ext.tracking.tracker import Execution, RunStatus, RunTracker
 
 if TYPE_CHECKING:
     from pymc_vi_ext.tracking.jsonl_tracker import JsonlTracker
     from pymc_vi_ext.tracking.mlflow_tracker import MlflowTracker
-    from pymc_vi_ext.tracking.report import report_comparison, report_result
+    from pymc_vi_ext.tracking.report import (
+        report_comparison,
+        report_interrupted,
+        report_result,
+    )
 
 __all__ = [
     "BACKENDS",
@@ -31,9 +38,13 @@ __all__ = [
     "RunStatus",
     "RunTracker",
     "absolute_uri",
+    "folder_beside",
     "open_tracker",
     "report_comparison",
+    "report_interrupted",
     "report_result",
+    "tracker_uri",
+    "without_password",
 ]
 
 # Reports need the comparison, and PyMC with it; the command line asks for URIs alone.
@@ -41,6 +52,7 @@ _LAZY = {
     "JsonlTracker": "jsonl_tracker",
     "MlflowTracker": "mlflow_tracker",
     "report_comparison": "report",
+    "report_interrupted": "report",
     "report_result": "report",
 }
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.tracking._reachable import without_password
 from pymc_vi_ext.tracking.tracker import RunTracker
 
 DEFAULT_URI = "sqlite:///runs/mlflow.db"
@@ -25,11 +30,14 @@ class Backend:
         Where the class is, a :class:`RunTracker`; imported when a URI asks for it.
     what : str
         What such a URI stands for, with an example.
+    is_local : bool
+        Whether its path is that of a file or folder on this machine.
     """
 
     module: str
     name: str
     what: str
+    is_local: bool = False
 
     def load(self) -> type[RunTracker]:
         """Import the class."""
@@ -37,12 +45,12 @@ class Backend:
         return backend
 
 
-def _mlflow(what: str) -> Backend:
-    return Backend("pymc_vi_ext.tracking.mlflow_tracker", "MlflowTracker", what)
+def _mlflow(what: str, is_local: bool = False) -> Backend:
+    return Backend("pymc_vi_ext.tracking.mlflow_tracker", "MlflowTracker", what, is_local)
 
 
 BACKENDS: dict[str, Backend] = {
-    "sqlite": _mlflow("MLflow in a file, sqlite:///runs/mlflow.db"),
+    "sqlite": _mlflow("MLflow in a file, sqlite:///runs/mlflow.db", is_local=True),
     "http": _mlflow("a server of MLflow, http://localhost:5000"),
     "https": _mlflow("a server of MLflow"),
     "postgresql": _mlflow("MLflow in a database, postgresql://user@host/name"),
@@ -52,6 +60,7 @@ BACKENDS: dict[str, Backend] = {
         "pymc_vi_ext.tracking.jsonl_tracker",
         "JsonlTracker",
         "a folder of JSON lines, jsonl:runs/jsonl",
+        is_local=True,
     ),
 }
 """Backends by scheme; that of a database may name its driver too, ``mysql+pymysql``."""
@@ -118,10 +127,63 @@ def absolute_uri(uri: str) -> str:
     return _backend(uri).absolute_uri(uri)
 
 
+def folder_beside(uri: str) -> Path:
+    """Return the folder that a store is in: what belongs to its runs may lie there too.
+
+    Parameters
+    ----------
+    uri : str
+        As for :func:`open_tracker`.
+
+    Returns
+    -------
+    Path
+        ``runs`` in the working directory, of a store that is no file or folder.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.tracking import folder_beside
+    >>> folder_beside("sqlite:////tmp/mlflow.db").as_posix()
+    '/tmp'
+    """
+    parts = urlsplit(absolute_uri(uri))
+    if not _row(uri).is_local:
+        return Path("runs")
+    return Path(f"/{parts.path.lstrip('/')}").parent
+
+
+def tracker_uri(shown: str) -> str:
+    """Return the URI of which one is shown without its password: it is in the environment.
+
+    Parameters
+    ----------
+    shown : str
+        What :func:`without_password` makes of a URI.
+
+    Returns
+    -------
+    str
+        That of the environment variable ``MLFLOW_TRACKING_URI``, where it is the same but for the
+        password; else `shown`.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.tracking.backends import tracker_uri
+    >>> tracker_uri("sqlite:////tmp/mlflow.db")
+    'sqlite:////tmp/mlflow.db'
+    """
+    known = os.environ.get(URI_VARIABLE, "")
+    return known if known and without_password(known) == shown else shown
+
+
 def _backend(uri: str) -> type[RunTracker]:
+    return _row(uri).load()
+
+
+def _row(uri: str) -> Backend:
     scheme, colon, _ = uri.partition(":")
     found = BACKENDS.get(scheme.partition("+")[0].lower()) if colon else None
     if found is None:
         known = [f"{scheme}: ({backend.what})" for scheme, backend in BACKENDS.items()]
-        raise UnknownNameError("scheme of the tracking URI", uri, known)
-    return found.load()
+        raise UnknownNameError("scheme of the tracking URI", without_password(uri), known)
+    return found

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pymc_vi_ext.tracking._reachable import check_folder
 from pymc_vi_ext.tracking.tracker import Execution, RunStatus
 
 _EVENTS = "events.jsonl"
@@ -59,6 +60,14 @@ class JsonlTracker:
     def absolute_uri(uri: str) -> str:
         """Return the URI with the folder's absolute path."""
         return f"jsonl://{_folder(uri).as_posix()}"
+
+    def check(self) -> None:
+        """Raise ConnectionError if the folder cannot be written to."""
+        check_folder(self._root)
+
+    def has(self, run_id: str) -> bool:
+        """Tell whether there is a folder of that run."""
+        return (self._root / run_id / _EVENTS).exists()
 
     def begin(self, comparison: str, children: Sequence[str], tags: Mapping[str, str]) -> Execution:
         """Create the parent's folder and its children's in it."""

@@ -17,10 +17,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from pymc_vi_ext.tracking._reachable import check_folder, check_server, without_password
 from pymc_vi_ext.tracking.tracker import Execution, RunStatus
 from pymc_vi_ext.upstream import PARENT_RUN_TAG, image_prefix
 
 # MLflow takes at most 1000 metrics in a request, and 100 params.
+_SERVERS = {"http", "https"}
 _METRICS_AT_ONCE, _PARAMS_AT_ONCE = 900, 100
 
 
@@ -86,6 +88,26 @@ class MlflowTracker:
             )
         database = _database(uri)
         return uri if database is None else f"sqlite:///{database.resolve()}"
+
+    def check(self) -> None:
+        """Raise ConnectionError if the server does not answer, or the folder is read-only."""
+        database = _database(self.tracking_uri)
+        if database is not None:
+            check_folder(database.parent)
+        elif urlsplit(self.tracking_uri).scheme in _SERVERS:
+            check_server(self.tracking_uri)
+
+    def has(self, run_id: str) -> bool:
+        """Tell whether there is a run of that id, and it has not been deleted."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return bool(found.info.lifecycle_stage == "active")
 
     def begin(self, comparison: str, children: Sequence[str], tags: Mapping[str, str]) -> Execution:
         """Create the parent run and its children."""
@@ -156,12 +178,12 @@ class MlflowTracker:
 
     def dashboard(self) -> str:
         """Return the server's address, or the command that starts one on the database."""
-        if urlsplit(self.tracking_uri).scheme in {"http", "https"}:
-            return self.tracking_uri
+        if urlsplit(self.tracking_uri).scheme in _SERVERS:
+            return without_password(self.tracking_uri)
         mlflow = Path(sys.executable).with_name("mlflow")
         if mlflow.is_relative_to(Path.cwd()):
             mlflow = mlflow.relative_to(Path.cwd())
-        return f"{mlflow} ui --backend-store-uri {self.tracking_uri}"
+        return f"{mlflow} ui --backend-store-uri {without_password(self.tracking_uri)}"
 
     def _start(self, run_id: str) -> int:
         if run_id not in self._start_ms:
@@ -182,8 +204,9 @@ class MlflowTracker:
                     raise
         if found.lifecycle_stage != "active":
             raise ValueError(
-                f"The experiment {name!r} in {self.tracking_uri} was deleted: restore it with "
-                f"`mlflow experiments restore -x {found.experiment_id}` or rename the comparison."
+                f"The experiment {name!r} in {without_password(self.tracking_uri)} was deleted: "
+                f"restore it with `mlflow experiments restore -x {found.experiment_id}` or rename "
+                "the comparison."
             )
         return str(found.experiment_id)
 

@@ -94,11 +94,7 @@ def report_comparison(tracker: RunTracker, execution: Execution, comparison: Com
             tracker.log_image(run_id, f"kde/{_key(variable)}", to_image(figure))
         tracker.end(run_id, _RUN_STATUS[result.status])
     parent = execution.parent
-    with tempfile.TemporaryDirectory() as folder:
-        table = Path(folder, "summary.csv")
-        comparison.table.to_csv(table)
-        tracker.log_file(parent, table)
-    tracker.log_text(parent, comparison.table.to_html(float_format="{:.4g}".format), "summary.html")
+    _report_table(tracker, parent, comparison)
     if posteriors:
         variables = _variables(next(r for r in comparison.results if r.datatree is not None))
         for variable in variables:
@@ -117,6 +113,33 @@ def report_comparison(tracker: RunTracker, execution: Execution, comparison: Com
     tracker.log_metrics(parent, {key.replace("compare", _FLOOR): value for key, value in floor})
     ends = {_RUN_STATUS[result.status] for result in comparison.results}
     tracker.end(parent, next(status for status in _WORST_FIRST if status in ends))
+
+
+def report_interrupted(tracker: RunTracker, execution: Execution, comparison: Comparison) -> None:
+    """Close all runs of an execution that may go on later, and record what the table says so far.
+
+    Scores are left to the end, which may have another reference.
+
+    Parameters
+    ----------
+    tracker : RunTracker
+    execution : Execution
+    comparison : Comparison
+    """
+    for run_id, result in zip(execution.children, comparison.results, strict=True):
+        if result.status not in (Status.FINISHED, Status.FAILED):
+            tracker.log_text(run_id, result.reason, "error.txt")
+        tracker.end(run_id, _RUN_STATUS[result.status])
+    _report_table(tracker, execution.parent, comparison)
+    tracker.end(execution.parent, RunStatus.KILLED)
+
+
+def _report_table(tracker: RunTracker, run_id: str, comparison: Comparison) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder, "summary.csv")
+        comparison.table.to_csv(table)
+        tracker.log_file(run_id, table)
+    tracker.log_text(run_id, comparison.table.to_html(float_format="{:.4g}".format), "summary.html")
 
 
 def _final(result: MethodResult, scores: dict[str, float]) -> dict[str, float]:

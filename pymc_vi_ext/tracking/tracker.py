@@ -76,6 +76,12 @@ class RunTracker(Protocol):
             If it cannot be one of this backend's.
         """
 
+    def check(self) -> None:
+        """Raise ConnectionError, in two seconds at most, if nothing can be written here now."""
+
+    def has(self, run_id: str) -> bool:
+        """Tell whether there is a run of that id, and it has not been deleted."""
+
     def begin(self, comparison: str, children: Sequence[str], tags: Mapping[str, str]) -> Execution:
         """Create a run for an execution of a comparison, and one run per name in `children`.
 

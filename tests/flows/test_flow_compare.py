@@ -165,30 +165,144 @@ def test_exit_status_is_2_for_bad_input_and_nothing_is_written(
     assert not (tmp_path / "runs").exists()
 
 
-def test_ctrl_c_ends_the_run_that_it_meets(tmp_path):
-    """Exit status 130, and a table that says what ran."""
-    endless = CONFIG.replace("n: 2000", "n: 100000000, convergence: null")
-    (tmp_path / "config.yaml").write_text(endless)
-    env = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
+ENDLESS = CONFIG.replace("n: 2000", "n: 100000000, convergence: null")
+# Three runs: one that finishes, one that does not end, one after it.
+HALF = """
+name: end to end
+model: gamma
+parameters: {n: 30}
+methods:
+  - {name: laplace}
+  - {name: advi, n: 100000000, convergence: null, obj_n_mc: 500}
+  - {name: svgd, n: 50, n_particles: 20}
+reference: null
+draws: 100
+"""
+
+
+def started(config, folder):
+    """Start a comparison; return its process once it is in the first run without an end."""
+    (folder / "config.yaml").write_text(config)
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(folder / "prefect")}
     command = [sys.executable, "-m", "flows", "compare", "config.yaml"]
     process = subprocess.Popen(
         [*command, "--tracking-uri", "jsonl:runs/lines"],
-        cwd=tmp_path,
+        cwd=folder,
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 200
-    runs = tmp_path / "runs" / "lines"
-    while not list(runs.rglob("config.yaml")) and process.poll() is None:
+    while not list(folder.glob("runs/results/*advi*/output.txt")) and process.poll() is None:
         assert time.monotonic() < deadline
-        time.sleep(0.5)
+        time.sleep(0.2)
     time.sleep(5)
-    process.send_signal(signal.SIGINT)
+    return process
+
+
+def processes_in(folder):
+    """Return the processes of runs whose output lies in a folder."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.readlink(f"/proc/{pid}/fd/1").startswith(str(folder)):
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_that_it_meets(tmp_path, number):
+    """Soon, with exit status 130, and a table that says what ran."""
+    process = started(ENDLESS, tmp_path)
+    sent = time.monotonic()
+    process.send_signal(number)
     output, errors = process.communicate(timeout=200)
+    assert time.monotonic() - sent < 20  # five seconds on a quiet machine
     assert process.returncode == 130, errors
     assert re.search(r"svgd +NOT_RUN", output)
     assert "fullrank_advi: keyboard interrupt" in output
+    assert "the same command again goes on" in output
+    assert "Traceback" not in output + errors
     ends = [status for status, _, _ in read_jsonl(tmp_path).values()]
     assert ends == ["KILLED"] * 4
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks for processes in /proc")
+def test_what_was_killed_goes_on_where_it_was(tmp_path):
+    """What had finished is not run again, nothing is there twice, and nothing stays open."""
+    process = started(HALF, tmp_path)
+    process.kill()
+    process.wait()
+    [kept] = tmp_path.glob("runs/results/laplace*/result.json")
+    written = kept.stat().st_mtime_ns
+    deadline = time.monotonic() + 20
+    while processes_in(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    # The server that Prefect had started stays; it is not ours.
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    # The same but for the time that a run may take: its result is the same, if there is one.
+    limited = HALF.replace("500}", "500, max_seconds: 3}")
+    (tmp_path / "config.yaml").write_text(limited)
+    run = flows("compare", "config.yaml", *STORES["jsonl"][0], cwd=tmp_path)
+    assert run.returncode == 1, run.stderr
+    assert "advi: not done after 3 s (max_seconds)" in run.stdout
+    assert kept.stat().st_mtime_ns == written
+    runs = read_jsonl(tmp_path)
+    assert {name: status for name, (status, _, _) in runs.items()} == {
+        "": "FAILED",
+        "laplace seed 1": "FINISHED",
+        "advi seed 1": "FAILED",
+        "svgd seed 1": "FINISHED",
+    }
+    assert len(list((tmp_path / "runs/lines/end to end").iterdir())) == 1
+
+
+def test_what_has_finished_is_not_run_again(tmp_path):
+    """And a tracker that was away gets what it does not have."""
+    config = HALF.replace("100000000, convergence: null", "50")
+    (tmp_path / "config.yaml").write_text(config)
+    arguments = ["config.yaml", *STORES["jsonl"][0]]
+    plan = flows("plan", *arguments, cwd=tmp_path)
+    assert "3 of 3 runs would take place" in plan.stdout
+    assert flows("compare", *arguments, "--runner", "process", cwd=tmp_path).returncode == 0
+    results = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/results/*/result.json")}
+    assert len(results) == 3
+    assert "0 of 3 runs would take place" in flows("plan", *arguments, cwd=tmp_path).stdout
+    again = flows("compare", *arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert re.search(r"laplace +-\d", again.stdout)
+    assert "All of it was there already" in again.stdout
+    assert results == {p: p.stat().st_mtime_ns for p in results}
+    # As if it had gone away before the end.
+    [execution] = tmp_path.glob("runs/executions/*")
+    for mark in ("tracked-all", "tracked-2"):
+        (execution / mark).unlink()
+    [place] = tmp_path.glob("runs/lines/*/*/02*/events.jsonl")
+    place.write_text(place.read_text().splitlines()[0] + "\n")
+    synced = flows("sync", *arguments[1:], cwd=tmp_path)
+    assert synced.returncode == 0, synced.stderr
+    assert "recorded" in synced.stdout
+    assert read_jsonl(tmp_path)["svgd seed 1"][0] == "FINISHED"
+    assert "has everything" in flows("sync", *arguments[1:], cwd=tmp_path).stdout
+
+
+def test_some_methods_and_other_values(tmp_path):
+    run = flows("plan", "gamma", "--only", "advi", "--set", "seeds=[3, 4]", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"advi +4 +would run", run.stdout)
+    assert "svgd" not in run.stdout
+    for arguments, sentence in {
+        ("--only", "advy"): "There is no method 'advy'",
+        ("--set", "draws"): "'draws' changes nothing",
+        ("--set", "draws=-3"): "draws: input should be greater than or equal to 1",
+    }.items():
+        run = flows("plan", "gamma", *arguments, cwd=tmp_path)
+        assert run.returncode == 2
+        assert sentence in run.stderr
+        assert "Traceback" not in run.stderr

@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 
 from pathlib import Path
 
@@ -13,10 +15,14 @@ import pytest
 from pymc_vi_ext.tracking import (
     BACKENDS,
     DEFAULT_URI,
+    URI_VARIABLE,
     Backend,
     RunStatus,
     absolute_uri,
+    folder_beside,
     open_tracker,
+    tracker_uri,
+    without_password,
 )
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -147,6 +153,15 @@ def test_each_begin_makes_runs_of_its_own(store):
     assert len({run for e in executions for run in (e.parent, *e.children)}) == 4
 
 
+def test_a_store_knows_its_runs(store):
+    uri, _ = store
+    tracker = open_tracker(uri)
+    tracker.check()
+    run_id = tracker.begin("known", ["advi"], {}).children[0]
+    assert open_tracker(uri).has(run_id)
+    assert not open_tracker(uri).has("0" * 32)
+
+
 @pytest.mark.parametrize("status", RunStatus)
 def test_a_run_ends_as_it_is_told(store, status):
     uri, read = store
@@ -210,6 +225,48 @@ def test_a_server_is_its_own_dashboard():
     assert open_tracker("http://localhost:5000").dashboard() == "http://localhost:5000"
 
 
+def test_a_server_that_is_away_is_found_out_soon():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://me:secret@127.0.0.1:{free.getsockname()[1]}"
+    began = time.monotonic()
+    with pytest.raises(ConnectionError, match=r"me:\*\*\*@127.0.0.1.*does not answer") as error:
+        open_tracker(uri).check()
+    assert time.monotonic() - began < 10  # two seconds and the import of mlflow
+    assert "secret" not in str(error.value)
+
+
+def test_a_folder_that_is_none_is_found_out(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConnectionError, match="cannot be written to"):
+        open_tracker(f"jsonl:{tmp_path}/file/runs").check()
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        (
+            "postgresql+psycopg://me:secret@host:5432/runs",
+            "postgresql+psycopg://me:***@host:5432/runs",
+        ),
+        ("https://me@host", "https://me@host"),
+        ("sqlite:///runs/mlflow.db", "sqlite:///runs/mlflow.db"),
+    ],
+)
+def test_a_password_is_not_shown_and_found_again(monkeypatch, uri, shown):
+    assert without_password(uri) == shown
+    monkeypatch.setenv(URI_VARIABLE, uri)
+    assert tracker_uri(shown) == uri
+    assert tracker_uri("jsonl:///elsewhere") == "jsonl:///elsewhere"
+
+
+def test_results_lie_beside_a_store_that_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert folder_beside("sqlite:///a/mlflow.db") == tmp_path / "a"
+    assert folder_beside("jsonl:a/b/lines") == tmp_path / "a" / "b"
+    assert folder_beside("http://localhost:5000/x") == Path("runs")
+
+
 TOY = """
 from pymc_vi_ext.tracking import Execution
 
@@ -223,6 +280,9 @@ class ToyTracker:
     @staticmethod
     def absolute_uri(uri):
         return uri
+
+    def check(self):
+        pass
 
     def begin(self, comparison, children, tags):
         return Execution("parent", tuple(children))

@@ -1,0 +1,216 @@
+"""A run in a process of its own: it may hang, crash or be killed, and is one row of the table."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pymc_vi_ext.comparison.methods import MethodSpec
+from pymc_vi_ext.comparison.runner import not_run, run_method, without_draws
+from pymc_vi_ext.comparison.storage import RESULT, load_result, save_result
+from pymc_vi_ext.comparison.types import MethodResult, Status
+from pymc_vi_ext.errors import INTERRUPT
+
+if TYPE_CHECKING:
+    from pymc_vi_ext.comparison.config import ComparisonConfig
+
+# What all processes have in common, imported once. JAX has no threads before its first use.
+_PRELOADED = [
+    "pymc_vi_ext.comparison.processes",
+    "pymc_vi_ext.comparison.config",
+    "pymc_vi_ext.fitting",
+    "jax",
+    "h5netcdf",
+]
+# How often the parent looks whether it should go on, and how long a run that is interrupted may
+# take to leave what it has.
+_LOOKS_S, _GRACE_S = 0.1, 3.0
+OUTPUT = "output.txt"
+"""What the process printed, in the folder of the run."""
+# So much of its end is told where there is nothing else to tell.
+_LAST = 2_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method with one seed, of a configuration.
+
+    Attributes
+    ----------
+    config : mapping
+        The configuration, as JSON has it.
+    path : str
+        Of its file, beside which models are looked for.
+    allow_code : bool
+        Whether its model may be code outside the zoo.
+    method : int
+        Which of its methods.
+    seed : int
+    """
+
+    config: Mapping[str, Any]
+    path: str
+    allow_code: bool
+    method: int
+    seed: int
+
+    @property
+    def spec(self) -> MethodSpec:
+        """The method with its options."""
+        return self.parsed.specs()[self.method]
+
+    @property
+    def draws(self) -> int:
+        """Draws of an approximation, and of each chain."""
+        return self.parsed.draws
+
+    @property
+    def parsed(self) -> ComparisonConfig:
+        """The configuration."""
+        # Not above: it needs pydantic.
+        from pymc_vi_ext.comparison.config import config_type
+
+        return config_type().model_validate(self.config)
+
+
+def run_in_process(
+    run: Run,
+    folder: str | Path,
+    *,
+    max_seconds: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> MethodResult:
+    """Run a method in a process of its own, which writes its result to a folder.
+
+    Parameters
+    ----------
+    run : Run
+    folder : str or Path
+        Made if it does not exist. :func:`pymc_vi_ext.comparison.storage.load_result` reads what is
+        in it then, whatever happened to the process.
+    max_seconds : float, optional
+        Wall-clock seconds after which the process is killed; the result is FAILED then.
+    stop : callable
+        Asked ten times a second; once it is true the run is interrupted, and has three seconds to
+        leave what it has got by then. The result is INTERRUPTED, or NOT_RUN where it had not begun.
+
+    Returns
+    -------
+    MethodResult
+        FAILED where the process ended without one, with what it printed last as `error`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    spec, seed = run.spec, run.seed
+    if stop():
+        return _kept(not_run(spec, seed), folder)
+    (folder / RESULT).unlink(missing_ok=True)
+    process = _context().Process(target=_work, args=(run, str(folder)), name=spec.label)
+    started = time.monotonic()
+    process.start()
+    try:
+        late = _late(process, started, max_seconds, stop)
+    finally:
+        if process.is_alive():
+            process.kill()
+        process.join()
+    if (folder / RESULT).exists() and late is not Status.FAILED:
+        return load_result(folder)
+    if late is Status.INTERRUPTED:
+        return _kept(without_draws(spec, seed, late, INTERRUPT), folder)
+    said = _last_words(folder)
+    if late is Status.FAILED:
+        reason = f"not done after {max_seconds:g} s (max_seconds)"
+    else:
+        reason = _how_it_ended(process.exitcode)
+        reason += f": {said.splitlines()[-1]}" if said else ""
+    return _kept(without_draws(spec, seed, Status.FAILED, reason, said), folder)
+
+
+def _late(
+    process: BaseProcess, started: float, max_seconds: float | None, stop: Callable[[], bool]
+) -> Status | None:
+    """Wait until the process has ended; what made it end sooner, FAILED being the time."""
+    deadline = started + (float("inf") if max_seconds is None else max_seconds)
+    while not wait([process.sentinel], timeout=_LOOKS_S):
+        if time.monotonic() > deadline:
+            return Status.FAILED
+        if stop():
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGINT)
+            wait([process.sentinel], timeout=_GRACE_S)
+            return Status.INTERRUPTED
+    return None
+
+
+def _kept(result: MethodResult, folder: Path) -> MethodResult:
+    save_result(result, folder)
+    return result
+
+
+def _how_it_ended(exitcode: int | None) -> str:
+    if exitcode == -signal.SIGKILL:
+        return "the process was killed, by the system perhaps, for want of memory"
+    if exitcode is not None and exitcode < 0:
+        return f"the process was ended by {signal.Signals(-exitcode).name}"
+    return f"the process ended with status {exitcode} and without a result"
+
+
+def _last_words(folder: Path) -> str:
+    try:
+        return (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")[-_LAST:].strip()
+    except OSError:
+        return ""
+
+
+@functools.cache
+def _context() -> Any:
+    """Return how processes are started: forked from one that has imported what all need."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
+
+
+def _work(run: Run, folder: str) -> None:
+    """What the process does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _end_with_parent()
+    output = os.open(Path(folder, OUTPUT), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+
+    from pymc_vi_ext.comparison.config import build_model
+
+    spec = run.spec
+    try:
+        model = build_model(run.parsed, run.path, allow_code=run.allow_code)
+        result = run_method(model, spec, run.seed, run.draws)
+    except KeyboardInterrupt:
+        result = without_draws(spec, run.seed, Status.INTERRUPTED, INTERRUPT)
+    save_result(result, folder)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that has started it ends, however that was."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
