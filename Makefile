@@ -8,8 +8,8 @@ OLDEST := .venv-oldest
 CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 CONFIG ?= configs/mixture.yaml
-NEEDS_EXTRAS := tests/flows tests/plots tests/tracking tests/comparison/test_config.py \
-  pymc_vi_ext/comparison/config.py
+NEEDS_EXTRAS := tests/flows tests/plots tests/tracking tests/test_wheel.py \
+  $(addprefix tests/comparison/test_,config.py processes.py workspace.py) pymc_vi_ext/comparison/config.py
 
 # The reference posteriors, where a copy lies beside the checkout.
 ifneq ($(wildcard ../shared/posteriordb),)
@@ -74,7 +74,7 @@ test: $(VENV)/.ready lint types  ## Lint, types, tests and the documentation's e
 SAME_ON_ANY_PYMC := approximations callbacks comparison correction diagnostics flows objectives plots \
   tracking zoo test_api_docs.py test_calibration.py test_promises.py test_interrupts.py \
   test_threads.py test_ends.py test_beginning_anew.py test_modes.py test_multistart.py test_recipes.py \
-  test_refused_models.py test_rules_of_fits.py engine/test_python_mode.py
+  test_refused_models.py test_rules_of_fits.py test_wheel.py engine/test_python_mode.py
 
 test-latest: $(LATEST)/.ready  ## The tests on the newest PyMC, without pymc-extras
 	$(LATEST)/bin/python -m pytest -n auto $(addprefix --ignore=tests/,$(SAME_ON_ANY_PYMC))

@@ -35,7 +35,22 @@ def check_server(uri: str) -> None:
 
 
 def without_password(uri: str) -> str:
-    """Return a URI as it may be shown and stored: what stands for a password is ``***``."""
+    """Return a URI as it may be shown and stored, with ``***`` in place of a password.
+
+    Parameters
+    ----------
+    uri : str
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.tracking import without_password
+    >>> without_password("postgresql://me:secret@host/runs")
+    'postgresql://me:***@host/runs'
+    """
     parts = urlsplit(uri)
     if parts.password is None:
         return uri

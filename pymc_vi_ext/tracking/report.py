@@ -128,7 +128,7 @@ def report_interrupted(tracker: RunTracker, execution: Execution, comparison: Co
     """
     for run_id, result in zip(execution.children, comparison.results, strict=True):
         if result.status not in (Status.FINISHED, Status.FAILED):
-            tracker.log_text(run_id, result.reason, "error.txt")
+            tracker.log_text(run_id, result.reason, "note.txt")
         tracker.end(run_id, _RUN_STATUS[result.status])
     _report_table(tracker, execution.parent, comparison)
     tracker.end(execution.parent, RunStatus.KILLED)
