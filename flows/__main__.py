@@ -177,6 +177,7 @@ def serve(
     """Run a comparison on a schedule, until interrupted."""
     asked = _checked(config, tracking_uri, allow_code, folder)
     from prefect.client.schemas.schedules import CronSchedule
+    from prefect.types.entrypoint import EntrypointType
 
     from .compare import EACH_TIME
     from .compare import compare as compare_flow
@@ -196,6 +197,8 @@ def serve(
             name=asked.parsed.name,
             cron=cron,
             parameters=asked.parameters(EACH_TIME),
+            # By its file it would have no package, and find nothing beside it.
+            entrypoint_type=EntrypointType.MODULE_PATH,
             print_starting_message=False,
         )
 
