@@ -110,12 +110,13 @@ def compare(
     with console.status(f"Comparing methods on {asked.parsed.name} ..."):
         from .compare import Interrupted, MethodsFailed, runner_of
         from .compare import compare as compare_flow
+        from .server import server
 
         workers = (os.cpu_count() or 1) if runner is Runner.PROCESS else 1
         flow = compare_flow.with_options(task_runner=runner_of(workers))
         status = 0
         # Ctrl-C ends the runs that it meets, and never Prefect's own work around them.
-        with held(lambda: None):
+        with held(lambda: None), server(scheduling=False):
             try:
                 # Typed as the state that it returns; called like this, Prefect unwraps it.
                 report: Any = flow(**asked.parameters(token))
@@ -187,7 +188,7 @@ def serve(
         CronSchedule(cron=cron)
     except ValueError:
         _refuse(ValueError(f"The schedule {cron!r} is not a cron expression, such as '0 3 * * *'."))
-    with server() as url:
+    with server(scheduling=True) as url:
         typer.echo(
             f"{asked.parsed.name}: runs at {cron!r}, until Ctrl-C; Prefect: "
             f"{url.removesuffix('/api')}"

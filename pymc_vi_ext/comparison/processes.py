@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import functools
 import multiprocessing
 import os
@@ -188,6 +189,8 @@ def _context() -> Any:
 def _work(run: Run, folder: str) -> None:
     """What the process does."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Those who stop a service send it to all of its processes.
+    signal.signal(signal.SIGTERM, lambda *_: _thread.interrupt_main(signal.SIGINT))
     _end_with_parent()
     output = os.open(Path(folder, OUTPUT), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):

@@ -125,7 +125,7 @@ def save_comparison(comparison: Comparison, path: str | Path) -> Path:
     tree = xr.DataTree(xr.Dataset(attrs={"reference": comparison.reference_name}))
     for column, values in comparison.table.reset_index().items():
         # The part of a metric's key before the slash becomes a group.
-        tree[f"table/{column}"] = xr.DataArray(values.values, dims="run")
+        tree[f"table/{column}"] = xr.DataArray(values.to_numpy(), dims="run")
     for number, result in enumerate(comparison.results):
         tree[f"runs/{number}"] = result_tree(result)
     if isinstance(comparison.reference, xr.Dataset):
