@@ -11,8 +11,10 @@ import sys
 import threading
 import time
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -120,7 +122,8 @@ def run_in_process(
     (folder / RESULT).unlink(missing_ok=True)
     process = _context().Process(target=_work, args=(run, str(folder)), name=spec.label)
     started = time.monotonic()
-    process.start()
+    with _sigterm_blocked():
+        process.start()
     try:
         late = _late(process, started, max_seconds, stop)
     finally:
@@ -186,11 +189,27 @@ def _context() -> Any:
     return context
 
 
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Let what is started here not end by a SIGTERM that is sent to all processes of a service.
+
+    That is the process that others are forked from: they are lost to their parent without it.
+    """
+    # It unblocks the signal again where it has to start.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(run: Run, folder: str) -> None:
     """What the process does."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Those who stop a service send it to all of its processes.
     signal.signal(signal.SIGTERM, lambda *_: _thread.interrupt_main(signal.SIGINT))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     _end_with_parent()
     output = os.open(Path(folder, OUTPUT), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
