@@ -100,7 +100,7 @@ def compare(
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     asked = _checked(config, tracking_uri, allow_code, folder, changes, only)
     _check_tracker(asked.uri)
-    token = uuid.uuid4().hex if fresh else ""
+    token = uuid.uuid4().hex if fresh else asked.data
     known, _ = asked.execution(token)
     if known.done:
         _show(console, asked, {"table": known.table, "untracked": ""})
@@ -147,7 +147,7 @@ def plan(
     from .display import print_plan
 
     asked = _checked(config, tracking_uri, allow_code, folder, changes, only)
-    execution, runs = asked.execution()
+    execution, runs = asked.execution(asked.data)
     print_plan(Console(), asked.parsed.name, runs, execution)
 
 
@@ -241,6 +241,8 @@ class _Asked:
     folder : str
         The workspace, absolute.
     changes, only : list of str
+    data : str
+        A digest of a model outside the zoo, which may read data that nobody else knows of.
     """
 
     path: str
@@ -250,6 +252,7 @@ class _Asked:
     folder: str
     changes: list[str]
     only: list[str]
+    data: str
 
     @property
     def shown_uri(self) -> str:
@@ -268,7 +271,7 @@ class _Asked:
             "only": self.only,
         }
 
-    def execution(self, token: str = "") -> tuple[ExecutionFolder, list[Run]]:
+    def execution(self, token: str) -> tuple[ExecutionFolder, list[Run]]:
         """Return where it lies in its workspace, and its runs."""
         from .executions import execution_of
 
@@ -287,19 +290,21 @@ def _checked(
 ) -> _Asked:
     """Check what the user has said, or leave with one sentence; write nothing."""
     from pymc_vi_ext.comparison.config import ConfigError, build_model, load_config
+    from pymc_vi_ext.comparison.workspace import fingerprint
 
     changes, only = changes or [], only or []
     try:
         path = configuration_path(config)
         parsed = load_config(path, allow_code=allow_code, changes=changes, only=only)
-        build_model(parsed, path, allow_code=allow_code)
+        model = build_model(parsed, path, allow_code=allow_code)
     except (ConfigError, ValueError) as error:
         _refuse(error)
+    data = fingerprint(model) if ":" in parsed.model else ""
     uri = _absolute(tracking_uri)
     place = (folder or folder_beside(uri)).resolve()
     # Tasks find the password there, and nowhere else.
     os.environ[URI_VARIABLE] = uri
-    return _Asked(str(path.resolve()), parsed, uri, allow_code, str(place), changes, only)
+    return _Asked(str(path.resolve()), parsed, uri, allow_code, str(place), changes, only, data)
 
 
 def _absolute(tracking_uri: str) -> str:

@@ -14,11 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pymc_vi_ext.comparison.processes import Run
 from pymc_vi_ext.comparison.storage import RESULT
 from pymc_vi_ext.comparison.types import Status
+
+if TYPE_CHECKING:
+    import pymc as pm
 
 # Whose versions a result depends on.
 _PACKAGES = (
@@ -142,6 +147,40 @@ class ExecutionFolder:
 
     def _mark(self, run: int | None) -> Path:
         return self.path / f"tracked-{'all' if run is None else run}"
+
+
+def fingerprint(model: pm.Model) -> str:
+    """Return a digest of a model's graph and of all data in it, wherever these came from.
+
+    Parameters
+    ----------
+    model : pymc.Model
+
+    Returns
+    -------
+    str
+        The same for a model that is built again from the same data.
+    """
+    from pytensor.compile.sharedvalue import SharedVariable
+    from pytensor.graph.basic import Constant
+    from pytensor.graph.traversal import ancestors
+    from pytensor.tensor.random.type import RandomType
+
+    digest = hashlib.sha256()
+    for variable in ancestors([model.logp(), *model.deterministics]):
+        if isinstance(variable.type, RandomType):
+            continue
+        digest.update(str(variable.type).encode())
+        if variable.owner is not None:
+            digest.update(type(variable.owner.op).__name__.encode())
+        data = None
+        if isinstance(variable, Constant):
+            data = variable.data
+        elif isinstance(variable, SharedVariable):
+            data = variable.get_value(borrow=True)
+        numbers = isinstance(data, np.ndarray) and data.dtype != object
+        digest.update(np.ascontiguousarray(data).tobytes() if numbers else repr(data).encode())
+    return digest.hexdigest()[:16]
 
 
 def is_finished(folder: Path) -> bool:

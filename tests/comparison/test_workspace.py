@@ -2,12 +2,13 @@
 
 import dataclasses
 
+import pymc as pm
 import pytest
 
 from pymc_vi_ext.comparison import MethodResult, Status
 from pymc_vi_ext.comparison.processes import Run
 from pymc_vi_ext.comparison.storage import save_result
-from pymc_vi_ext.comparison.workspace import Workspace, is_finished
+from pymc_vi_ext.comparison.workspace import Workspace, fingerprint, is_finished
 
 CONFIG = {
     "name": "x",
@@ -62,6 +63,32 @@ def test_a_result_depends_on_code_outside_the_zoo(tmp_path):
 
 def test_a_token_makes_another_result(tmp_path):
     assert Workspace(tmp_path).result(RUN) != Workspace(tmp_path).result(RUN, "tonight")
+
+
+def small_model(data=(1.0, 2.0), sigma=1.0, **parts):
+    with pm.Model() as model:
+        x = pm.Normal("x", 0.0, sigma)
+        known = pm.Data("known", [1.0, 1.0])
+        pm.Normal("y", x * known, 1.0, observed=list(data))
+        for name, part in parts.items():
+            pm.Deterministic(name, part(x))
+    return model
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"data": (1.0, 2.5)},
+        {"sigma": 2.0},
+        {"square": lambda x: x**2},
+    ],
+)
+def test_a_fingerprint_is_that_of_model_and_data(other):
+    assert fingerprint(small_model()) == fingerprint(small_model())
+    assert fingerprint(small_model()) != fingerprint(small_model(**other))
+    changed = small_model()
+    pm.set_data({"known": [1.0, 2.0]}, model=changed)
+    assert fingerprint(small_model()) != fingerprint(changed)
 
 
 @pytest.mark.parametrize("status", Status)
