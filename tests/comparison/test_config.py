@@ -57,12 +57,12 @@ NUTS = "methods: [{name: nuts}]\n"
             HEAD + "methods: [{name: nuts}, {name: svgd, n_particle: 3}]",
             "methods[1].n_particle: unknown key; known keys: name, label, n, convergence, backend, "
             "obj_n_mc, learning_rate, n_particles, jitter, kernel, preconditioner, temperature, "
-            "correct.",
+            "correct, max_seconds.",
         ),
         (
             HEAD + NUTS + "draw: 3",
             "draw: unknown key; known keys: name, model, parameters, methods, reference, seeds, "
-            "draws.",
+            "draws, max_seconds.",
         ),
         (
             HEAD + "methods: [{name: nutz}]",
