@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import uuid
@@ -10,14 +9,13 @@ import uuid
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from rich.console import Console
 
-from pymc_vi_ext.interrupts import held
+from pymc_vi_ext.interrupts import held, terminate
 from pymc_vi_ext.tracking import (
     BACKENDS,
     DEFAULT_URI,
@@ -31,6 +29,8 @@ from pymc_vi_ext.tracking import (
 from .configurations import configuration_path
 
 if TYPE_CHECKING:
+    import pymc as pm
+
     from pymc_vi_ext.comparison.config import ComparisonConfig
     from pymc_vi_ext.comparison.processes import Run
     from pymc_vi_ext.comparison.workspace import ExecutionFolder
@@ -106,7 +106,7 @@ def compare(
         _show(console, asked, {"table": known.table, "untracked": ""})
         console.print("\nAll of it was there already: --fresh runs it again.")
         return
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    signal.signal(signal.SIGTERM, terminate)
     with console.status(f"Comparing methods on {asked.parsed.name} ..."):
         from .compare import Interrupted, MethodsFailed, runner_of
         from .compare import compare as compare_flow
@@ -154,14 +154,7 @@ def plan(
 @app.command()
 def validate(config: Config, allow_code: AllowCode = False) -> None:
     """Check a configuration, its model included, and run nothing."""
-    from pymc_vi_ext.comparison.config import ConfigError, build_model, load_config
-
-    try:
-        path = configuration_path(config)
-        parsed = load_config(path, allow_code=allow_code)
-        model = build_model(parsed, path, allow_code=allow_code)
-    except (ConfigError, ValueError) as error:
-        _refuse(error)
+    _, parsed, model = _loaded(config, allow_code, [], [])
     runs = len(parsed.methods) * len(parsed.seeds)
     variables = ", ".join(rv.name for rv in model.free_RVs)
     typer.echo(f"{config} is valid: {runs} runs on {parsed.model} ({variables}).")
@@ -289,22 +282,30 @@ def _checked(
     only: list[str] | None = None,
 ) -> _Asked:
     """Check what the user has said, or leave with one sentence; write nothing."""
-    from pymc_vi_ext.comparison.config import ConfigError, build_model, load_config
     from pymc_vi_ext.comparison.workspace import fingerprint
 
     changes, only = changes or [], only or []
-    try:
-        path = configuration_path(config)
-        parsed = load_config(path, allow_code=allow_code, changes=changes, only=only)
-        model = build_model(parsed, path, allow_code=allow_code)
-    except (ConfigError, ValueError) as error:
-        _refuse(error)
+    path, parsed, model = _loaded(config, allow_code, changes, only)
     data = fingerprint(model) if ":" in parsed.model else ""
     uri = _absolute(tracking_uri)
     place = (folder or folder_beside(uri)).resolve()
     # Tasks find the password there, and nowhere else.
     os.environ[URI_VARIABLE] = uri
     return _Asked(str(path.resolve()), parsed, uri, allow_code, str(place), changes, only, data)
+
+
+def _loaded(
+    config: str, allow_code: bool, changes: list[str], only: list[str]
+) -> tuple[Path, ComparisonConfig, pm.Model]:
+    """Return path, content and model of a configuration, or leave with one sentence."""
+    from pymc_vi_ext.comparison.config import build_model, load_config
+
+    try:
+        path = configuration_path(config)
+        parsed = load_config(path, allow_code=allow_code, changes=changes, only=only)
+        return path, parsed, build_model(parsed, path, allow_code=allow_code)
+    except ValueError as error:
+        _refuse(error)
 
 
 def _absolute(tracking_uri: str) -> str:
@@ -333,11 +334,6 @@ def _show(console: Console, asked: _Asked, report: dict[str, Any]) -> None:
     console.print("\nFigures and posteriors:")
     where = open_tracker(asked.uri).dashboard()
     console.print(f"  {where}", markup=False, soft_wrap=True, highlight=False, style="bold")
-
-
-def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    """Let SIGTERM do what Ctrl-C does."""
-    _thread.interrupt_main(signal.SIGINT)
 
 
 def _refuse(error: Exception) -> NoReturn:

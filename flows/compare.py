@@ -7,7 +7,6 @@ that is started again goes on from it.
 
 from __future__ import annotations
 
-import _thread
 import queue
 import signal
 import threading
@@ -30,7 +29,7 @@ from pymc_vi_ext.comparison.processes import Run, run_in_process
 from pymc_vi_ext.comparison.storage import RESULT
 from pymc_vi_ext.comparison.workspace import ExecutionFolder
 from pymc_vi_ext.errors import INTERRUPT
-from pymc_vi_ext.interrupts import held, pending, take
+from pymc_vi_ext.interrupts import held, pending, take, terminate
 
 from .executions import (
     execution_of,
@@ -199,7 +198,7 @@ def _sigterm_as_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: _thread.interrupt_main(signal.SIGINT))
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:

@@ -133,6 +133,11 @@ def take() -> bool:
     return True
 
 
+def terminate(number: int, frame: FrameType | None) -> None:
+    """Do what Ctrl-C does: a handler for SIGTERM, by which services are stopped."""
+    _thread.interrupt_main(signal.SIGINT)
+
+
 class held:  # read as a word: `with held():`
     """Note interrupts while this context is open.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import functools
 import multiprocessing
 import os
@@ -25,6 +24,7 @@ from pymc_vi_ext.comparison.runner import not_run, run_method, without_draws
 from pymc_vi_ext.comparison.storage import RESULT, load_result, save_result
 from pymc_vi_ext.comparison.types import MethodResult, Status
 from pymc_vi_ext.errors import INTERRUPT
+from pymc_vi_ext.interrupts import terminate
 
 if TYPE_CHECKING:
     from pymc_vi_ext.comparison.config import ComparisonConfig
@@ -208,7 +208,7 @@ def _work(run: Run, folder: str) -> None:
     """What the process does."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Those who stop a service send it to all of its processes.
-    signal.signal(signal.SIGTERM, lambda *_: _thread.interrupt_main(signal.SIGINT))
+    signal.signal(signal.SIGTERM, terminate)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     _end_with_parent()
     output = os.open(Path(folder, OUTPUT), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,10 +54,8 @@ def save_result(result: MethodResult, folder: str | Path) -> Path:
     np.savez(folder / "losses.npz", losses=np.asarray(result.losses))
     if result.datatree is not None:
         _write(_storable(result.datatree), folder / "posterior.nc")
-    # It appears at once, and last: where it is, everything is.
-    begun = folder / "result.json.part"
-    begun.write_text(json.dumps(_plain(result), indent=1), encoding="utf-8")
-    begun.replace(folder / RESULT)
+    # Last: where it is, everything is.
+    write_json(folder / RESULT, _plain(result))
     return folder
 
 
@@ -134,6 +133,14 @@ def save_comparison(comparison: Comparison, path: str | Path) -> Path:
         tree["reference"] = _storable(comparison.reference)
     _write(tree, Path(path))
     return Path(path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file that is whole whenever it is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    part.replace(path)
 
 
 def _plain(result: MethodResult) -> dict[str, Any]:

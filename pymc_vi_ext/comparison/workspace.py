@@ -7,7 +7,6 @@ import functools
 import hashlib
 import importlib.util
 import json
-import os
 import re
 
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pymc_vi_ext.comparison.processes import Run
-from pymc_vi_ext.comparison.storage import RESULT
+from pymc_vi_ext.comparison.storage import RESULT, write_json
 from pymc_vi_ext.comparison.types import Status
 
 if TYPE_CHECKING:
@@ -65,8 +64,8 @@ class Workspace:
         self, name: str, runs: Sequence[Run], reference: Any, uri: str, token: str = ""
     ) -> ExecutionFolder:
         """Return the folder of the execution of these runs in this order, kept at a URI."""
-        keys = [*(_key(run, token) for run in runs), repr(reference), uri, name]
         folders = tuple(self.result(run, token) for run in runs)
+        keys = [*(folder.name for folder in folders), repr(reference), uri, name]
         path = self.root / "executions" / f"{_safe(name)}-{_digest(keys)}"
         return ExecutionFolder(path, folders)
 
@@ -186,14 +185,6 @@ def fingerprint(model: pm.Model) -> str:
 def is_finished(folder: Path) -> bool:
     """Tell whether a result is there, and not that of a run that failed or was interrupted."""
     return _status(folder) == Status.FINISHED.value
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file that is whole whenever it is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    part.replace(path)
 
 
 def _status(folder: Path) -> str:
