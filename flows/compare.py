@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import signal
 import threading
+import time
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,16 +25,19 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from pymc_vi_ext.comparison import Status
-from pymc_vi_ext.comparison.config import config_type, load_config
+from pymc_vi_ext.comparison.config import config_type, load_config, reference_file
+from pymc_vi_ext.comparison.durations import keep_seconds
 from pymc_vi_ext.comparison.processes import Run, run_in_process
 from pymc_vi_ext.comparison.storage import RESULT
 from pymc_vi_ext.comparison.workspace import ExecutionFolder
 from pymc_vi_ext.errors import INTERRUPT
 from pymc_vi_ext.interrupts import held, pending, take, terminate
+from pymc_vi_ext.tracking.rebuild import write_configuration
 
 from .executions import (
     execution_of,
     failed_methods,
+    not_converged,
     record_comparison,
     record_result,
     scored,
@@ -68,7 +72,7 @@ class Interrupted(MethodsFailed):
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def begin(config: dict[str, Any], text: str, tracking_uri: str) -> dict[str, Any]:
+def begin(config: dict[str, Any], path: str, tracking_uri: str) -> dict[str, Any]:
     """Create the runs in the tracker; return their ids."""
     parsed = config_type().model_validate(config)
     tracker = tracker_at(tracking_uri)
@@ -82,7 +86,11 @@ def begin(config: dict[str, Any], text: str, tracking_uri: str) -> dict[str, Any
         **{f"parameter/{name}": value for name, value in parsed.parameters.items()},
     }
     tracker.log_params(execution.parent, settings)
+    text = Path(path).read_text(encoding="utf-8")
     tracker.log_text(execution.parent, text, "config.yaml")
+    write_configuration(tracker, execution.parent, parsed)
+    if (reference := reference_file(parsed, path)) is not None:
+        tracker.log_file(execution.parent, reference)
     return {"parent": execution.parent, "children": list(execution.children)}
 
 
@@ -99,19 +107,19 @@ def run(
     """Run a method with a seed in a process of its own, which writes its result to `folder`."""
     work = Run(config, path, allow_code, method, seed)
     limit = work.parsed.limits()[method]
+    started = time.monotonic()
     result = run_in_process(work, folder, max_seconds=limit, stop=Path(stop).exists)
     if result.status is not Status.FINISHED:
         return Failed(message=result.reason)
+    keep_seconds(work, Path(folder), time.monotonic() - started)
     return Completed()
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def score(
-    config: dict[str, Any], folders: list[str], place: str, ids: dict[str, Any], interrupted: bool
-) -> dict[str, Any]:
+def score(folders: list[str], place: str, ids: dict[str, Any], interrupted: bool) -> dict[str, Any]:
     """Score all results against the reference, record them; return the table."""
     execution = ExecutionFolder(Path(place), tuple(map(Path, folders)))
-    comparison = scored(execution, config)
+    comparison = scored(execution, ids["config"], ids["path"])
     untracked = record_comparison(execution, ids, comparison, interrupted)
     return {"table": execution.table, "untracked": untracked}
 
@@ -125,6 +133,7 @@ def compare(
     token: str = "",
     changes: list[str] | None = None,
     only: list[str] | None = None,
+    comparison: str | None = None,
 ) -> State:
     """Run the comparison that a YAML file describes and keep it in a tracker.
 
@@ -144,16 +153,25 @@ def compare(
         Results with another token do not serve; :data:`EACH_TIME` stands for one of this flow run.
     changes, only : list of str, optional
         As for :func:`pymc_vi_ext.comparison.load_config`.
+    comparison : str, optional
+        Which one of a suite.
 
     Returns
     -------
     prefect.states.State
         Its result is a dict with the ``table`` (records), the run ids ``parent`` and ``children``,
-        and ``untracked``, why the tracker does not have all of it, empty if it has. Failed, with
-        MethodsFailed, if a method failed; the others are finished nevertheless. Failed, with
+        ``not_converged``, which runs have not though they must, and ``untracked``, why the tracker
+        does not have all of it, empty if it has. Failed, with MethodsFailed, if a method failed or
+        has not converged though it must; the others are finished nevertheless. Failed, with
         Interrupted, after Ctrl-C, which ends the runs that it meets.
     """
-    parsed = load_config(config, allow_code=allow_code, changes=changes or (), only=only or ())
+    parsed = load_config(
+        config,
+        allow_code=allow_code,
+        changes=changes or (),
+        only=only or (),
+        comparison=comparison,
+    )
     plain = parsed.model_dump(mode="json", exclude_unset=True)
     if token == EACH_TIME:
         token = str(runtime.flow_run.id)
@@ -163,8 +181,8 @@ def compare(
     # What has been concluded stays as it is, and another attempt has runs of its own.
     concluded = execution.is_tracked(None)
     if ids is None or concluded or not tracker_at(tracking_uri).has(ids["parent"]):
-        made = begin(plain, Path(config).read_text(encoding="utf-8"), tracking_uri)
-        ids = {**made, "uri": tracking_uri, "config": plain}
+        made = begin(plain, config, tracking_uri)
+        ids = {**made, "uri": tracking_uri, "config": plain, "path": config}
         execution.keep_ids(ids)
     futures: dict[int, PrefectFuture[Any]] = {}
     for number, (work, finished) in enumerate(zip(runs, execution.finished, strict=True)):
@@ -179,15 +197,17 @@ def compare(
         untracked = _follow(execution, futures, ids)
         interrupted = take() or execution.stop.exists()
     folders = list(map(str, execution.results))
-    report = score(plain, folders, str(execution.path), ids, interrupted)
+    report = score(folders, str(execution.path), ids, interrupted)
     report |= {key: ids[key] for key in ("parent", "children")}
     report["untracked"] = untracked or report["untracked"]
+    report["not_converged"] = not_converged(execution, parsed)
     execution.stop.unlink(missing_ok=True)
     if interrupted:
         return Failed(message=INTERRUPT, data=Interrupted(INTERRUPT, report))
     failed = failed_methods(report["table"])
-    if failed:
-        message = f"Failed: {', '.join(failed)}."
+    if failed or report["not_converged"]:
+        parts = {"Failed": failed, "Not converged": report["not_converged"]}
+        message = "; ".join(f"{what}: {', '.join(who)}" for what, who in parts.items() if who)
         return Failed(message=message, data=MethodsFailed(message, report))
     return Completed(message=f"{len(runs)} runs finished.", data=report)
 

@@ -10,7 +10,8 @@ EXAMPLES = Path(__file__).parents[1] / "configs"
 
 def examples() -> dict[str, Path]:
     """Return the configurations that come along, by name."""
-    return {file.stem: file for file in sorted(EXAMPLES.glob("*.yaml"))}
+    files = [*sorted(EXAMPLES.glob("*.yaml")), *sorted(EXAMPLES.glob("suites/*.yaml"))]
+    return {file.stem: file for file in files}
 
 
 def configuration_path(config: str) -> Path:

@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from pymc_vi_ext.comparison import Comparison, ReferenceWarning, Status, summarise
-from pymc_vi_ext.comparison.config import ComparisonConfig, config_type, reference_of
+from pymc_vi_ext.comparison.config import (
+    ComparisonConfig,
+    config_type,
+    reference_file,
+    reference_of,
+)
+from pymc_vi_ext.comparison.data import file_digest
 from pymc_vi_ext.comparison.processes import Run
+from pymc_vi_ext.comparison.references import convergence_problem
 from pymc_vi_ext.comparison.storage import load_result
 from pymc_vi_ext.comparison.workspace import ExecutionFolder, Workspace
 from pymc_vi_ext.tracking import (
@@ -49,7 +56,25 @@ def execution_of(
         for seed in config.seeds
     ]
     workspace = Workspace(Path(folder) if folder else folder_beside(tracking_uri))
-    return workspace.execution(config.name, runs, config.reference, tracking_uri, token), runs
+    reference = [config.reference, _digest_of_reference(config, path)]
+    return workspace.execution(config.name, runs, reference, tracking_uri, token), runs
+
+
+def _digest_of_reference(config: ComparisonConfig, path: str) -> str:
+    file = reference_file(config, path)
+    return "" if file is None else file_digest(file)
+
+
+def not_converged(execution: ExecutionFolder, config: ComparisonConfig) -> list[str]:
+    """Return the runs that have not converged, of methods which have to."""
+    results = map(load_result, execution.results)
+    return [
+        f"{result.label} seed {result.seed}"
+        for result in results
+        if result.label in config.must_converge
+        and result.status is Status.FINISHED  # the others are told otherwise
+        and convergence_problem(result)
+    ]
 
 
 def failed_methods(rows: list[dict[str, Any]]) -> list[str]:
@@ -83,14 +108,14 @@ def record_comparison(
     return problem
 
 
-def scored(execution: ExecutionFolder, config: Mapping[str, Any]) -> Comparison:
+def scored(execution: ExecutionFolder, config: Mapping[str, Any], path: str) -> Comparison:
     """Score the results of an execution, and keep the table."""
     parsed = config_type().model_validate(config)
     with warnings.catch_warnings():
         # The table has it as a note, and the command line prints the notes.
         warnings.simplefilter("ignore", ReferenceWarning)
         results = [load_result(folder) for folder in execution.results]
-        comparison = summarise(results, reference_of(parsed))
+        comparison = summarise(results, reference_of(parsed, path))
     execution.keep_table(comparison.table.reset_index().to_dict(orient="records"))
     return comparison
 
@@ -114,7 +139,9 @@ def catch_up(execution: ExecutionFolder) -> str:
     for number in range(len(execution.results)):
         if problem := record_result(execution, number, ids):
             return problem
-    return record_comparison(execution, ids, scored(execution, ids["config"]), interrupted=False)
+    return record_comparison(
+        execution, ids, scored(execution, ids["config"], ids["path"]), interrupted=False
+    )
 
 
 def _tried(record: Callable[[], None]) -> str:

@@ -13,7 +13,7 @@ import re
 import sys
 import typing
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -22,6 +22,7 @@ import xarray as xr
 
 from pymc_vi_ext import zoo
 from pymc_vi_ext.comparison.methods import MethodSpec, runnable, runnable_names
+from pymc_vi_ext.comparison.references import check_given, given_posterior
 from pymc_vi_ext.comparison.runner import check_plan
 from pymc_vi_ext.options import configurable
 
@@ -30,6 +31,9 @@ try:
     import yaml
 
     from pydantic import BaseModel, ConfigDict, Field
+
+    from pymc_vi_ext.comparison.data import DataSource, read_data
+    from pymc_vi_ext.comparison.seeds import Seeds
 except ImportError as error:
     raise ImportError(
         "Configurations need pydantic and pyyaml: pip install 'pymc-vi-ext[flows]'."
@@ -38,6 +42,9 @@ except ImportError as error:
 
 EXACT_REFERENCE = "exact"
 """What a configuration says to measure distances to the model's exact draws."""
+_REFERENCE_FILE = ".nc"
+# The key that makes a configuration a suite.
+_MODELS = "models"
 
 
 class ConfigError(ValueError):
@@ -92,14 +99,26 @@ class ComparisonConfig(_Strict):
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="Passed to the model's factory."
     )
+    data: dict[str, DataSource] = Field(
+        default_factory=dict,
+        description="Data for parameters of the model's factory, by their names.",
+    )
     methods: list[Any] = Field(min_length=1, description="The methods, in their order.")
     reference: str | None = Field(
         default="nuts",
-        description="Label of the method that distances are measured to, or `exact`, where the "
-        "zoo has exact draws of the model.",
+        description="Label of the method that distances are measured to; or `exact`, where the "
+        "zoo has exact draws of the model; or a .nc file, relative to this one, with draws or "
+        "moments.",
     )
-    seeds: list[int] = Field(
-        default=[1], min_length=1, description="Each method runs once with each."
+    must_converge: list[str] = Field(
+        default=[],
+        description="Labels of methods that count as failed where they have not converged.",
+    )
+    seeds: Seeds = Field(
+        default=[1],
+        min_length=1,
+        description="Each method runs once with each; or `root` and `number`, of seeds that are "
+        "derived from one.",
     )
     draws: int = Field(
         default=1000, ge=1, description="Draws of an approximation, and of each chain."
@@ -161,6 +180,7 @@ def load_config(
     allow_code: bool = False,
     changes: Sequence[str] = (),
     only: Sequence[str] = (),
+    comparison: str | None = None,
 ) -> ComparisonConfig:
     r"""Read and check a configuration.
 
@@ -175,6 +195,8 @@ def load_config(
         part behind ``=`` is YAML.
     only : sequence of str
         Labels of the methods to run, and of the reference, where it is a method; all if empty.
+    comparison : str, optional
+        Which one of a suite: one of :func:`~pymc_vi_ext.comparison.config.suite_names`.
 
     Returns
     -------
@@ -195,6 +217,55 @@ def load_config(
     1000
     """
     path = Path(path)
+    content = _read(path)
+    for change in changes:
+        _change(content, change)
+    if comparison is not None:
+        content = _of_suite(content, comparison, path)
+    elif _MODELS in content:
+        raise ConfigError(f"{path}: has several models: it is a suite, and runs with `suite`.")
+    if only:
+        _leave_only(content, only)
+    try:
+        config = config_type().model_validate(content)
+    except pydantic.ValidationError as error:
+        problems = [_sentence(problem, content) for problem in error.errors()]
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems)) from None
+    _raise_problems(config, path, allow_code)
+    return config
+
+
+def suite_names(path: str | Path, *, changes: Sequence[str] = ()) -> list[str]:
+    """Return the names of the comparisons of a suite, which :func:`load_config` takes.
+
+    Parameters
+    ----------
+    path : str or Path
+        YAML file with ``models``, a list: each is a model's name, or a mapping with ``model`` and
+        whatever else a configuration has. What it does not have is as in the file.
+    changes : sequence of str
+        As for :func:`load_config`.
+
+    Returns
+    -------
+    list of str
+        The suite's name and each model's, or the ``name`` that it has there; none of what is a
+        single comparison.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read, or its names are not all different.
+    """
+    path = Path(path)
+    content = _read(path)
+    for change in changes:
+        _change(content, change)
+    return list(_comparisons(content, path)) if _MODELS in content else []
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a YAML file has."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -205,17 +276,43 @@ def load_config(
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: has no keys; it needs name, model and methods.")
-    for change in changes:
-        _change(content, change)
-    if only:
-        _leave_only(content, only)
-    try:
-        config = config_type().model_validate(content)
-    except pydantic.ValidationError as error:
-        problems = [_sentence(problem, content) for problem in error.errors()]
-        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems)) from None
-    _raise_problems(config, path, allow_code)
-    return config
+    return content
+
+
+def _of_suite(content: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    comparisons = _comparisons(content, path)
+    if name not in comparisons:
+        raise ConfigError(f"{path}: has no comparison {name!r}: it has {', '.join(comparisons)}.")
+    return comparisons[name]
+
+
+def _comparisons(content: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """Return the comparisons of a suite by their names, with what they inherit."""
+    inherited = {key: value for key, value in content.items() if key != _MODELS}
+    suite, models = inherited.pop("name", None), content.get(_MODELS)
+    if not isinstance(suite, str) or not suite:
+        raise ConfigError(f"{path}: name: this key is required.")
+    if not isinstance(models, list) or not models:
+        raise ConfigError(f"{path}: {_MODELS}: a suite has a list of models here.")
+    for key in inherited:
+        if key not in ComparisonConfig.model_fields:
+            known = ", ".join([_MODELS, *ComparisonConfig.model_fields])
+            raise ConfigError(f"{path}: {key}: unknown key; known keys: {known}.")
+    found: dict[str, dict[str, Any]] = {}
+    for number, entry in enumerate(models):
+        own = {"model": entry} if isinstance(entry, str) else entry
+        place = f"{path}: {_MODELS}[{number}]"
+        if not isinstance(own, dict) or not isinstance(own.get("model"), str):
+            raise ConfigError(f"{place}: needs a model, such as `- gamma` or `- model: gamma`.")
+        name = f"{suite} - {own.get('name', own['model'])}"
+        if name in found:
+            raise ConfigError(f"{place}: there is a {name!r} already: give each its own `name`.")
+        found[name] = inherited | own | {"name": name}
+        seeds = found[name].get("seeds")
+        if isinstance(seeds, dict) and "seeds" not in own:
+            # Models keep their seeds while others come and go.
+            found[name]["seeds"] = seeds | {"key": name}
+    return found
 
 
 def build_model(
@@ -242,9 +339,15 @@ def build_model(
     """
     path = Path(path)
     _raise_problems(config, path, allow_code)
+    data = {}
+    for name, source in config.data.items():
+        try:
+            data[name] = read_data(source, path.parent)
+        except ValueError as error:
+            raise ConfigError(f"{path}: data.{name}: {error}.") from error
     factory = _factory(config.model, path) if ":" in config.model else zoo.MODELS[config.model]
     try:
-        model = factory(**config.parameters)
+        model = factory(**config.parameters, **data)
     except Exception as error:
         raise ConfigError(
             f"{path}: model: {config.model} cannot be built: {type(error).__name__}: {error}"
@@ -256,22 +359,80 @@ def build_model(
     return model
 
 
-def reference_of(config: ComparisonConfig) -> str | xr.DataTree | None:
-    """Return the reference of a configuration: exact draws, or the label of a method.
+def reference_of(
+    config: ComparisonConfig, path: str | Path
+) -> str | xr.DataTree | xr.Dataset | None:
+    """Return the reference of a configuration: a label, exact draws, or what a file has.
 
     Parameters
     ----------
     config : ComparisonConfig
+    path : str or Path
+        Of the configuration, beside which a file is looked for.
 
     Returns
     -------
-    str, xarray.DataTree or None
+    str, xarray.DataTree, xarray.Dataset or None
         For :func:`pymc_vi_ext.comparison.summarise` and :func:`pymc_vi_ext.compare`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file, or no reference in it.
     """
-    labels = {spec.label for spec in config.specs()}
-    if config.reference == EXACT_REFERENCE and EXACT_REFERENCE not in labels:
+    if _is_a_method(config):
+        return config.reference
+    if config.reference == EXACT_REFERENCE:
         return zoo.exact(config.model)
-    return config.reference
+    file = reference_file(config, path)
+    assert file is not None
+    try:
+        with xr.open_datatree(file, engine="h5netcdf") as opened:
+            tree = opened.load()
+        # Moments are a Dataset.
+        found = given_posterior(tree if tree.children else tree.to_dataset())
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split()).removesuffix(".")
+        raise ConfigError(f"{path}: reference: {file} is none: {reason}.") from error
+    if isinstance(found, xr.DataTree):
+        found.name = file.stem
+    return found
+
+
+def reference_file(config: ComparisonConfig, path: str | Path) -> Path | None:
+    """Return the file of the reference; None where it is none.
+
+    Parameters
+    ----------
+    config : ComparisonConfig
+    path : str or Path
+        Of the configuration.
+    """
+    if _is_a_method(config) or config.reference == EXACT_REFERENCE:
+        return None
+    return Path(path).parent / str(config.reference)
+
+
+def _is_a_method(config: ComparisonConfig) -> bool:
+    return config.reference is None or config.reference in {s.label for s in config.specs()}
+
+
+def check_reference(config: ComparisonConfig, path: str | Path, model: pm.Model) -> None:
+    """Raise ConfigError if a given reference cannot be one of the model.
+
+    Parameters
+    ----------
+    config : ComparisonConfig
+    path : str or Path
+    model : pymc.Model
+    """
+    found = reference_of(config, path)
+    if found is None or isinstance(found, str):
+        return
+    try:
+        check_given(model, found)
+    except ValueError as error:
+        raise ConfigError(f"{path}: reference: {error}") from error
 
 
 def json_schema() -> str:
@@ -289,7 +450,7 @@ def _problems(config: ComparisonConfig, allow_code: bool) -> Iterator[str]:
     """Yield what the types alone do not tell."""
     if ":" not in config.model:
         try:
-            zoo.check_parameters(config.model, config.parameters)
+            zoo.check_parameters(config.model, [*config.parameters, *config.data])
         except ValueError as error:
             place = "model" if config.model not in zoo.MODELS else "parameters"
             yield f"{place}: {str(error).removesuffix('.')}."
@@ -298,17 +459,25 @@ def _problems(config: ComparisonConfig, allow_code: bool) -> Iterator[str]:
             f"model: {config.model} is code outside the zoo, which runs only with --allow-code "
             "(allow_code=True)."
         )
+    for name in config.data:
+        if name in config.parameters:
+            yield f"data.{name}: is among the parameters too."
     specs = config.specs()
     labels = [spec.label for spec in specs]
-    if config.reference == EXACT_REFERENCE and EXACT_REFERENCE not in labels:
+    known = ", ".join(labels)
+    if _is_a_method(config):
+        pass
+    elif config.reference == EXACT_REFERENCE:
         if config.model not in zoo.EXACT:
             yield (
                 f"reference: no exact draws of {config.model} are known; there are some of the "
                 f"models {', '.join(zoo.EXACT)}."
             )
-    elif config.reference is not None and config.reference not in labels:
-        known = ", ".join(labels)
+    elif not str(config.reference).endswith(_REFERENCE_FILE):
         yield f"reference: {config.reference!r} is none of the methods that run: {known}."
+    for label in config.must_converge:
+        if label not in labels:
+            yield f"must_converge: {label!r} is none of the methods that run: {known}."
     try:
         check_plan(specs, config.seeds, None)
     except ValueError as error:
@@ -346,6 +515,8 @@ def _leave_only(content: dict[str, Any], only: Sequence[str]) -> None:
             raise ConfigError(f"There is no method {name!r}: there are {known}.")
     kept = {*only, content.get("reference", ComparisonConfig.model_fields["reference"].default)}
     content["methods"] = [m for m, label in zip(methods, labels, strict=True) if label in kept]
+    if isinstance(content.get("must_converge"), list):
+        content["must_converge"] = [name for name in content["must_converge"] if name in kept]
 
 
 def _factory(name: str, path: Path) -> Callable[..., Any]:
@@ -379,6 +550,8 @@ def _sentence(problem: Any, content: dict[str, Any]) -> str:
         return f"{place}.name: unknown method {context['tag']!r}; known: {known}."
     if kind == "union_tag_not_found":
         return f"{place}.name: this key is required; one of {known}."
+    if kind == "value_error":
+        return f"{place}: {context['error']}."
     if kind in {"model_attributes_type", "model_type"}:
         return f"{place}: needs keys, such as `- name: nuts`, not {problem['input']!r}."
     return f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}."
@@ -396,6 +569,8 @@ def _locate(loc: tuple[Any, ...], content: Any) -> tuple[str, type[BaseModel]]:
             section = sections[part]  # pydantic names the branch of the union, the YAML does not
         else:
             place += f".{part}" if place else str(part)
+            if i == 1 and loc[0] == "data":
+                section = DataSource
     return place, section
 
 

@@ -160,8 +160,20 @@ def find_reference(reference: Given | None, results: Sequence[MethodResult]) -> 
     if source.status is Status.INTERRUPTED:
         problem = "it was interrupted"
     else:
-        problem = _unsound(source.datatree, source.warnings)
+        problem = convergence_problem(source)
     return Reference(reference, source.datatree, problem, source)
+
+
+def convergence_problem(result: MethodResult) -> str:
+    """Say why a result does not count as converged, as for a reference; empty if it does.
+
+    Parameters
+    ----------
+    result : MethodResult
+    """
+    if result.datatree is None or result.status is not Status.FINISHED:
+        return result.reason or result.status.value
+    return _unsound(result.datatree, result.warnings)
 
 
 def _unsound(posterior: Posterior, warnings: Sequence[str] = ()) -> str:

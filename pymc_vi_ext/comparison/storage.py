@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"
 """What a folder with a whole result has."""
+_LOSSES, _POSTERIOR = "losses.npz", "posterior.nc"
+FILES = (_LOSSES, _POSTERIOR, RESULT)
+"""What a result is written as; a run without draws has no ``posterior.nc``."""
 
 
 def save_result(result: MethodResult, folder: str | Path) -> Path:
@@ -51,9 +54,9 @@ def save_result(result: MethodResult, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "losses.npz", losses=np.asarray(result.losses))
+    np.savez(folder / _LOSSES, losses=np.asarray(result.losses))
     if result.datatree is not None:
-        _write(_storable(result.datatree), folder / "posterior.nc")
+        _write(_storable(result.datatree), folder / _POSTERIOR)
     # Last: where it is, everything is.
     write_json(folder / RESULT, _plain(result))
     return folder
@@ -72,9 +75,9 @@ def load_result(folder: str | Path) -> MethodResult:
     """
     folder = Path(folder)
     plain = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    with np.load(folder / "losses.npz", allow_pickle=False) as file:
+    with np.load(folder / _LOSSES, allow_pickle=False) as file:
         losses = file["losses"]
-    path, datatree = folder / "posterior.nc", None
+    path, datatree = folder / _POSTERIOR, None
     if path.exists():
         with xr.open_datatree(path, engine="h5netcdf") as opened:
             datatree = opened.load()

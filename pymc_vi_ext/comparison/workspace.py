@@ -69,6 +69,10 @@ class Workspace:
         path = self.root / "executions" / f"{_safe(name)}-{_digest(keys)}"
         return ExecutionFolder(path, folders)
 
+    def results(self) -> list[Path]:
+        """Return the folders of all results."""
+        return sorted(self.root.glob("results/*"))
+
     def executions(self) -> list[ExecutionFolder]:
         """Return all executions that have runs in a tracker."""
         found = []
@@ -205,6 +209,7 @@ def _key(run: Run, token: str) -> str:
         "model": model,
         "code": _code(model, Path(run.path)),
         "parameters": run.config.get("parameters", {}),
+        "data": _data(run),
         "method": spec.name,
         "options": spec.all_options,
         "seed": run.seed,
@@ -213,6 +218,18 @@ def _key(run: Run, token: str) -> str:
         "token": token,
     }
     return _digest(json.dumps(known, sort_keys=True, default=str))
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """Return where data come from, and what is there now."""
+    # Not above: it needs pydantic.
+    from pymc_vi_ext.comparison.data import file_digest
+
+    folder = Path(run.path).parent
+    return {
+        name: [source, file_digest(folder / str(source.get("file")))]
+        for name, source in run.config.get("data", {}).items()
+    }
 
 
 def _code(model: str, path: Path) -> str:

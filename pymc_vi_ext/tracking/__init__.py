@@ -21,6 +21,7 @@ from pymc_vi_ext.tracking.tracker import Execution, RunStatus, RunTracker
 if TYPE_CHECKING:
     from pymc_vi_ext.tracking.jsonl_tracker import JsonlTracker
     from pymc_vi_ext.tracking.mlflow_tracker import MlflowTracker
+    from pymc_vi_ext.tracking.rebuild import rebuild_comparison
     from pymc_vi_ext.tracking.report import (
         report_comparison,
         report_interrupted,
@@ -40,6 +41,7 @@ __all__ = [
     "absolute_uri",
     "folder_beside",
     "open_tracker",
+    "rebuild_comparison",
     "report_comparison",
     "report_interrupted",
     "report_result",
@@ -51,6 +53,7 @@ __all__ = [
 _LAZY = {
     "JsonlTracker": "jsonl_tracker",
     "MlflowTracker": "mlflow_tracker",
+    "rebuild_comparison": "rebuild",
     "report_comparison": "report",
     "report_interrupted": "report",
     "report_result": "report",

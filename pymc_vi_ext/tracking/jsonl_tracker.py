@@ -69,6 +69,16 @@ class JsonlTracker:
         """Tell whether there is a folder of that run."""
         return (self._root / run_id / _EVENTS).exists()
 
+    def children(self, run_id: str) -> tuple[str, ...]:
+        """Return the ids of an execution's children."""
+        found = sorted(self._run(run_id).glob(f"*/{_EVENTS}"))
+        return tuple(file.parent.relative_to(self._root).as_posix() for file in found)
+
+    def fetch(self, run_id: str, file: str, folder: Path) -> Path | None:
+        """Copy a file of a run to a folder; None if it has none of that name."""
+        path = self._run(run_id) / "files" / _safe(file)
+        return Path(shutil.copy(path, folder)) if path.exists() else None
+
     def begin(self, comparison: str, children: Sequence[str], tags: Mapping[str, str]) -> Execution:
         """Create the parent's folder and its children's in it."""
         now = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -6,6 +6,7 @@ thread and loses it in the worker threads of a flow.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -108,6 +109,26 @@ class MlflowTracker:
                 return False
             raise
         return bool(found.info.lifecycle_stage == "active")
+
+    def children(self, run_id: str) -> tuple[str, ...]:
+        """Return the ids of an execution's children."""
+        experiment = self._client.get_run(run_id).info.experiment_id
+        of_parent = f"tags.`{PARENT_RUN_TAG}` = '{run_id}'"
+        ids: list[str] = []
+        page = None
+        while page != "":
+            runs = self._client.search_runs([experiment], of_parent, page_token=page)
+            ids += [run.info.run_id for run in runs]
+            page = runs.token or ""
+        return tuple(ids)
+
+    def fetch(self, run_id: str, file: str, folder: Path) -> Path | None:
+        """Download a file of a run to a folder; None if it has none of that name."""
+        if all(found.path != file for found in self._client.list_artifacts(run_id)):
+            return None
+        # A bar for each file would bury what the caller prints.
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        return Path(self._client.download_artifacts(run_id, file, str(folder)))
 
     def begin(self, comparison: str, children: Sequence[str], tags: Mapping[str, str]) -> Execution:
         """Create the parent run and its children."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pymc_vi_ext.comparison import METRICS, Comparison, MethodResult, Status
 from pymc_vi_ext.comparison.metrics import score
+from pymc_vi_ext.comparison.storage import FILES
 from pymc_vi_ext.plots import block_means, plot_kde
 from pymc_vi_ext.plots._style import to_image
 from pymc_vi_ext.tracking.tracker import Execution, RunStatus, RunTracker
@@ -53,13 +54,13 @@ def report_result(tracker: RunTracker, run_id: str, result: MethodResult, folder
     )
     if result.losses.size:
         tracker.log_series(run_id, _TRACE, *block_means(result.losses))
-        tracker.log_file(run_id, folder / "losses.npz")
+    for name in FILES:
+        if (folder / name).exists():
+            tracker.log_file(run_id, folder / name)
     if result.datatree is None:
         tracker.log_metrics(run_id, _final(result, score(result, None)[0]))
         tracker.log_text(run_id, result.error or result.reason, "error.txt")
         tracker.end(run_id, _RUN_STATUS[result.status])
-        return
-    tracker.log_file(run_id, folder / "posterior.nc")
 
 
 def report_comparison(tracker: RunTracker, execution: Execution, comparison: Comparison) -> None:

@@ -82,6 +82,12 @@ class RunTracker(Protocol):
     def has(self, run_id: str) -> bool:
         """Tell whether there is a run of that id, and it has not been deleted."""
 
+    def children(self, run_id: str) -> tuple[str, ...]:
+        """Return the ids of an execution's children, in any order; none of another run."""
+
+    def fetch(self, run_id: str, file: str, folder: Path) -> Path | None:
+        """Copy a file of that name, text or other, from a run to a folder; None if it has none."""
+
     def begin(self, comparison: str, children: Sequence[str], tags: Mapping[str, str]) -> Execution:
         """Create a run for an execution of a comparison, and one run per name in `children`.
 

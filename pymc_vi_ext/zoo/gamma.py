@@ -4,7 +4,7 @@ import numpy as np
 import pymc as pm
 
 
-def gamma(n: int = 200, seed: int = 0) -> pm.Model:
+def gamma(n: int = 200, seed: int = 0, y: np.ndarray | None = None) -> pm.Model:
     r"""Shape and rate of a Gamma distribution from independent draws.
 
     .. math::
@@ -21,13 +21,16 @@ def gamma(n: int = 200, seed: int = 0) -> pm.Model:
         Number of draws.
     seed : int
         Seed of the simulated data.
+    y : numpy.ndarray, shape (rows,), optional
+        Positive data of your own in their place.
 
     Returns
     -------
     pymc.Model
         Free variables ``alpha`` and ``beta`` (positive scalars).
     """
-    y = np.random.default_rng(seed).gamma(shape=2.0, scale=0.5, size=n)
+    if y is None:
+        y = np.random.default_rng(seed).gamma(shape=2.0, scale=0.5, size=n)
     with pm.Model() as model:
         alpha = pm.Exponential("alpha", 0.1)
         beta = pm.Exponential("beta", 0.1)

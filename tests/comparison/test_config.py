@@ -2,11 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xarray as xr
 
 from pymc_vi_ext import zoo
 from pymc_vi_ext.comparison import ConfigError, MethodSpec, load_config, runnable_names
-from pymc_vi_ext.comparison.config import build_model, json_schema, reference_of
+from pymc_vi_ext.comparison.config import (
+    build_model,
+    check_reference,
+    json_schema,
+    reference_of,
+    suite_names,
+)
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 HEAD = "name: x\nmodel: gamma\n"
@@ -61,8 +69,8 @@ NUTS = "methods: [{name: nuts}]\n"
         ),
         (
             HEAD + NUTS + "draw: 3",
-            "draw: unknown key; known keys: name, model, parameters, methods, reference, seeds, "
-            "draws, max_seconds.",
+            "draw: unknown key; known keys: name, model, parameters, data, methods, reference, "
+            "must_converge, seeds, draws, max_seconds.",
         ),
         (
             HEAD + "methods: [{name: nutz}]",
@@ -88,6 +96,32 @@ NUTS = "methods: [{name: nuts}]\n"
             HEAD + NUTS + "reference: exact",
             "reference: no exact draws of gamma are known; there are some of the models mixture.",
         ),
+        (
+            HEAD + NUTS + "must_converge: [advi]",
+            "must_converge: 'advi' is none of the methods that run: nuts.",
+        ),
+        (HEAD + NUTS + "seeds: {root: 1}", "seeds: number: field required."),
+        (HEAD + NUTS + "seeds: {root: 1, number: 0}", "seeds: number: input should be greater"),
+        (
+            HEAD + NUTS + "data: {y: {file: y.csv}}",
+            "data.y: say which `columns` of 'y.csv', and no `variable`.",
+        ),
+        (
+            HEAD + NUTS + "data: {y: {file: y.nc, variable: y, column: y}}",
+            "data.y.column: unknown key; known keys: file, zoo, columns, variable.",
+        ),
+        (HEAD + NUTS + "data: {y: {file: y.xls}}", "data.y: 'y.xls' is no file of a kind"),
+        (HEAD + NUTS + "data: {y: {zoo: gama, variable: y}}", "data.y: there is no model 'gama'"),
+        (HEAD + NUTS + "data: {y: {}}", "data.y: data come from a `file` or from a model"),
+        (
+            HEAD + NUTS + "data: {z: {zoo: gamma, variable: y}}",
+            "parameters: model 'gamma' has no parameter 'z'",
+        ),
+        (
+            HEAD + NUTS + "parameters: {y: 1}\ndata: {y: {zoo: gamma, variable: y}}",
+            "data.y: is among the parameters too.",
+        ),
+        ("name: x\nmodels: [gamma]\n" + NUTS, "has several models: it is a suite"),
         (HEAD + NUTS + "seeds: [1, 1]", "seeds: The seeds [1, 1] are not all different."),
         (
             HEAD + "methods: [{name: nuts}, {name: nuts}]",
@@ -120,10 +154,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 def test_exact_is_the_answer_of_the_model(write):
     text = "name: x\nmodel: mixture\nreference: exact\nmethods: [{name: advi%s}]"
-    found = reference_of(load_config(write(text % "")))
+    found = reference_of(load_config(write(text % "")), "c.yaml")
     assert found["posterior"].equals(zoo.exact("mixture")["posterior"])
     # A method of that name is what is meant.
-    assert reference_of(load_config(write(text % ", label: exact"))) == "exact"
+    assert reference_of(load_config(write(text % ", label: exact")), "c.yaml") == "exact"
 
 
 FACTORY = """
@@ -173,3 +207,88 @@ def test_code_that_gives_no_model_is_explained(write, tmp_path, model, message):
     config = load_config(path, allow_code=True)
     with pytest.raises(ConfigError, match=message):
         build_model(config, path, allow_code=True)
+
+
+def test_seeds_are_derived_from_one(write):
+    text = HEAD + NUTS + "seeds: {root: 7, number: %d}"
+    seeds = load_config(write(text % 3)).seeds
+    expected = [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(7).spawn(3)]
+    assert seeds == expected
+    assert load_config(write(text % 2)).seeds == seeds[:2]
+
+
+SUITE = """
+name: all
+models:
+  - gamma
+  - {model: mixture, reference: exact, draws: 50, must_converge: []}
+  - {model: gamma, name: more data, parameters: {n: 900}, methods: [{name: nuts, tune: 7}]}
+methods: [{name: nuts}, {name: advi}]
+must_converge: [nuts]
+seeds: {root: 3, number: 2}
+draws: 100
+"""
+
+
+def test_models_of_a_suite_inherit(write):
+    path = write(SUITE)
+    names = suite_names(path)
+    assert names == ["all - gamma", "all - mixture", "all - more data"]
+    first, second, third = (load_config(path, comparison=name) for name in names)
+    assert [c.name for c in (first, second, third)] == names
+    assert [c.reference for c in (first, second, third)] == ["nuts", "exact", "nuts"]
+    assert [c.draws for c in (first, second, third)] == [100, 50, 100]
+    assert [len(c.specs()) for c in (first, second, third)] == [2, 2, 1]
+    assert [c.must_converge for c in (first, second, third)] == [["nuts"], [], ["nuts"]]
+    assert third.parameters == {"n": 900}
+    changed = load_config(path, comparison=names[1], changes=["seeds=[5]"], only=["advi"])
+    assert (changed.seeds, [spec.label for spec in changed.specs()]) == ([5], ["advi"])
+
+
+def test_models_of_a_suite_keep_their_seeds_while_others_come_and_go(write):
+    path = write(SUITE)
+    seeds = {name: load_config(path, comparison=name).seeds for name in suite_names(path)}
+    fewer = write(SUITE.replace("  - gamma\n", ""))
+    assert load_config(fewer, comparison="all - mixture").seeds == seeds["all - mixture"]
+    assert len({seed for own in seeds.values() for seed in own}) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("name: all\n", ""), "name: this key is required."),
+        (("draws: 100", "draw: 100"), "draw: unknown key; known keys: models, name, model,"),
+        (("  - gamma\n", "  - 3\n"), "models[0]: needs a model, such as `- gamma`"),
+        ((", name: more data", ""), "models[2]: there is a 'all - gamma' already: give each"),
+        (("draws: 50", "draws: -1"), "draws: input should be greater than or equal to 1, not -1."),
+        (("model: mixture", "model: mixtur"), "model: Unknown model 'mixtur'"),
+    ],
+)
+def test_errors_in_suites_say_where_and_what(write, change, sentence):
+    path = write(SUITE.replace(*change))
+    with pytest.raises(ConfigError) as error:
+        [load_config(path, comparison=name) for name in suite_names(path)]
+    assert str(error.value).startswith(f"{path}: {sentence}")
+
+
+def test_a_reference_may_be_a_file(write, tmp_path):
+    path = write(HEAD + "reference: kept.nc\nmethods: [{name: advi}]")
+    config = load_config(path)
+    with pytest.raises(ConfigError, match=r"reference: .*kept.nc is none: .*No such file"):
+        reference_of(config, path)
+    draws = {
+        name: (("chain", "draw"), np.random.default_rng(1).normal(size=(2, 9))) for name in "ab"
+    }
+    xr.DataTree.from_dict({"posterior": xr.Dataset(draws)}).to_netcdf(
+        tmp_path / "kept.nc", engine="h5netcdf"
+    )
+    found = reference_of(config, path)
+    assert found.name == "kept"
+    assert found["posterior"]["a"].shape == (2, 9)
+    model = build_model(config, path)
+    with pytest.raises(ConfigError, match="reference: The reference has no variable of the model"):
+        check_reference(config, path, model)
+    moments = xr.Dataset({"alpha": ("moment", [2.0, 0.1])}, coords={"moment": ["mean", "sd"]})
+    moments.to_netcdf(tmp_path / "kept.nc", engine="h5netcdf")
+    check_reference(config, path, model)
+    assert reference_of(config, path).equals(moments)

@@ -292,6 +292,75 @@ def test_what_has_finished_is_not_run_again(tmp_path):
     assert "has everything" in flows("sync", *arguments[1:], cwd=tmp_path).stdout
 
 
+SUITE = """
+name: two
+models:
+  - {model: gamma, parameters: {n: 30}}
+  - {model: mixture, reference: exact, must_converge: [short]}
+methods:
+  - {name: laplace}
+  - {name: advi, n: 20, convergence: relative_elbo, label: short}
+seeds: {root: 1, number: 2}
+reference: null
+draws: 50
+"""
+
+
+def test_a_suite_ends_with_1_where_a_method_that_must_has_not_converged(tmp_path):
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    arguments = ["suite.yaml", *STORES["jsonl"][0]]
+    assert flows("compare", *arguments, cwd=tmp_path).returncode == 2
+    validated = flows("validate", "suite.yaml", cwd=tmp_path)
+    assert "two - mixture is valid: 4 runs on mixture (x)." in validated.stdout
+    run = flows("suite", *arguments, cwd=tmp_path)
+    assert run.returncode == 1, run.stderr
+    assert run.stdout.count("Not converged, but must: short seed ") == 1
+    assert re.search(r"two - mixture +short +2 of 2 +\d", run.stdout)
+    again = flows("suite", *arguments, cwd=tmp_path)
+    assert again.returncode == 1, again.stderr
+    assert "All of it was there already" in again.stdout
+
+
+def test_a_report_is_made_again_from_the_tracker(finished):
+    store, folder, run = finished
+    if store == "mlflow":
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+        experiment = client.get_experiment_by_name("end to end").experiment_id
+        [parent] = [
+            found.info.run_id
+            for found in client.search_runs([experiment])
+            if "mlflow.parentRunId" not in found.data.tags
+        ]
+    else:
+        [place] = (folder / "runs/lines/end to end").iterdir()
+        parent = f"end to end/{place.name}"
+    arguments = STORES[store][0]
+    made = flows("report", parent, *arguments, "--to", "again", cwd=folder)
+    assert made.returncode == 0, made.stderr
+    # The same table but for its title.
+    for line in re.findall(r"^ (?:fullrank_advi|wild|svgd) .*$", run.stdout, re.MULTILINE):
+        assert line in made.stdout
+    figures = {path.name for path in (folder / "again").iterdir()}
+    named = {"elbo.png", "kde.png", "forest.png", "accuracy.png"}
+    assert figures == {*named, "summary.csv", "comparison.nc"}
+    refused = flows("report", "nobody", *arguments, cwd=folder)
+    assert refused.returncode == 2
+    assert "has no run 'nobody'" in refused.stderr
+
+
+def test_a_doctor_looks_at_what_a_comparison_needs(tmp_path):
+    run = flows("doctor", *STORES["jsonl"][0], cwd=tmp_path)
+    assert run.returncode == 0, run.stdout
+    for what in ("versions: ", "tracker: ", "disk: ", "Prefect: ", "machine: "):
+        assert f"ok  {what}" in run.stdout
+    (tmp_path / "runs").write_text("")
+    run = flows("doctor", *STORES["jsonl"][0], "--folder", tmp_path, cwd=tmp_path)
+    assert run.returncode == 1
+    assert "NOT  tracker: " in run.stdout
+
+
 def test_some_methods_and_other_values(tmp_path):
     run = flows("plan", "gamma", "--only", "advi", "--set", "seeds=[3, 4]", cwd=tmp_path)
     assert run.returncode == 0, run.stderr

@@ -162,6 +162,22 @@ def test_a_store_knows_its_runs(store):
     assert not open_tracker(uri).has("0" * 32)
 
 
+def test_what_is_in_a_store_comes_back(store, tmp_path):
+    uri, _ = store
+    execution = open_tracker(uri).begin("back", ["advi", "b/c"], {})
+    tracker = open_tracker(uri)
+    assert sorted(tracker.children(execution.parent)) == sorted(execution.children)
+    assert tracker.children(execution.children[0]) == ()
+    write(tracker, execution.children[1], tmp_path)
+    (tmp_path / "to").mkdir()
+    for name in ("note.txt", "data.bin"):
+        assert tracker.fetch(execution.children[0], name, tmp_path / "to") is None
+        found = tracker.fetch(execution.children[1], name, tmp_path / "to")
+        assert found == tmp_path / "to" / name
+    assert (tmp_path / "to" / "note.txt").read_text(encoding="utf-8") == "text, µ\n"
+    assert (tmp_path / "to" / "data.bin").read_bytes() == b"\0\1"
+
+
 @pytest.mark.parametrize("status", RunStatus)
 def test_a_run_ends_as_it_is_told(store, status):
     uri, read = store

@@ -1,0 +1,113 @@
+"""Comparisons run from the terminal, one after the other, on one Prefect server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from rich.console import Console
+
+from pymc_vi_ext.interrupts import held, terminate
+from pymc_vi_ext.tracking import open_tracker
+
+from .asked import INTERRUPTED, METHOD_FAILED, Asked, refuse
+from .display import print_suite, print_table
+
+
+def run_all(console: Console, asked: Sequence[Asked], *, fresh: bool, workers: int) -> int:
+    """Run comparisons, or go on with them, and print their tables; return the exit status.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+    asked : sequence of Asked
+        With the same tracker.
+    fresh : bool
+        Whether to run again what has finished before.
+    workers : int
+        How many runs at a time.
+    """
+    # Prefect would print each failure twice; the table tells it. Before the import of Prefect.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    known = [None if fresh else _known(one) for one in asked]
+    missing = [one for one, report in zip(asked, known, strict=True) if report is None]
+    reports: dict[str, Mapping[str, Any]] = {}
+    status = 0
+    with _flow(console, workers) if missing else nullcontext() as flow:
+        for one, report in zip(asked, known, strict=True):
+            if report is None:
+                ended, report = _run(console, one, flow, fresh)
+            else:
+                ended = METHOD_FAILED if report["not_converged"] else 0
+            status = max(status, ended)
+            reports[one.parsed.name] = report
+            print_table(console, one.parsed.name, report["table"], legend=len(asked) == 1)
+            if report["not_converged"]:
+                console.print(f"Not converged, but must: {', '.join(report['not_converged'])}.")
+            if ended == INTERRUPTED:
+                break
+    if len(asked) > 1:
+        print_suite(console, {name: report["table"] for name, report in reports.items()})
+    _say_where(console, asked[0].uri, reports)
+    if not missing:
+        console.print("\nAll of it was there already: --fresh runs it again.")
+    if status == INTERRUPTED:
+        console.print("\nInterrupted: the same command again goes on from what has finished.")
+    return status
+
+
+@contextmanager
+def _flow(console: Console, workers: int) -> Iterator[Any]:
+    """Yield the flow, while there is a server for it."""
+    signal.signal(signal.SIGTERM, terminate)
+    with console.status("Starting Prefect ..."):
+        from .compare import compare, runner_of
+        from .server import server
+
+    # Ctrl-C ends the runs that it meets, and never Prefect's own work around them.
+    with held(lambda: None), server(scheduling=False):
+        yield compare.with_options(task_runner=runner_of(workers))
+
+
+def _run(console: Console, asked: Asked, flow: Any, fresh: bool) -> tuple[int, Mapping[str, Any]]:
+    """Return the exit status of a comparison, and its report."""
+    from .compare import Interrupted, MethodsFailed
+
+    token = uuid.uuid4().hex if fresh else asked.data
+    with console.status(f"Comparing methods on {asked.parsed.name} ..."):
+        try:
+            return 0, flow(**asked.parameters(token))
+        except Interrupted as error:
+            return INTERRUPTED, error.report
+        except MethodsFailed as error:
+            return METHOD_FAILED, error.report
+        except OSError as error:
+            refuse(OSError(f"{error}. What has finished is kept, and the same command goes on."))
+
+
+def _known(asked: Asked) -> Mapping[str, Any] | None:
+    """Return the report of what has been concluded before; None where it has not."""
+    from .executions import not_converged
+
+    execution, _ = asked.execution(asked.data)
+    if not execution.done:
+        return None
+    missed = not_converged(execution, asked.parsed)
+    return {"table": execution.table, "untracked": "", "not_converged": missed}
+
+
+def _say_where(console: Console, uri: str, reports: Mapping[str, Mapping[str, Any]]) -> None:
+    reasons = list(filter(None, (report["untracked"] for report in reports.values())))
+    if reasons:
+        console.print("\nThe tracker does not have all of it: ", end="")
+        console.print(reasons[0], markup=False, soft_wrap=True, highlight=False)
+        console.print("`sync` brings the rest once it can.")
+        return
+    console.print("\nFigures and posteriors:")
+    where = open_tracker(uri).dashboard()
+    console.print(f"  {where}", markup=False, soft_wrap=True, highlight=False, style="bold")
