@@ -22,7 +22,7 @@ export DO_NOT_TRACK = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare validate test test-latest test-oldest test-clients lint types docs bench bench-stopping bench-accuracy bench-families bench-rogues bench-trust bench-verdicts bench-kernels bench-leapfrogs bench-clients schema constraints clean
+.PHONY: help setup compare validate test test-latest test-oldest test-clients lint types docs bench bench-stopping bench-accuracy bench-families bench-rogues bench-trust bench-verdicts bench-kernels bench-leapfrogs bench-clients bench-flows schema constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 16
@@ -90,6 +90,9 @@ test-clients: $(CLIENTS)/.ready  ## Fit models of Bambi, PyMC-Marketing, HSSM, p
 
 bench-clients: $(CLIENTS)/.ready  ## Time them beside NUTS; writes docs/benchmarks
 	$(CLIENTS)/bin/python -W ignore tests/benchmarks/libraries.py --out docs/benchmarks
+
+bench-flows: $(VENV)/.ready  ## What flows cost beside vix.compare; writes docs/benchmarks
+	$(BIN)/python tests/benchmarks/overhead.py
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

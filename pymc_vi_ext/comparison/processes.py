@@ -35,6 +35,10 @@ _PRELOADED = [
     "pymc_vi_ext.comparison.config",
     "pymc_vi_ext.fitting",
     "jax",
+    # PyTensor's translations to JAX, and what xarray looks for when it writes draws: half a second
+    # of each run.
+    "pytensor.link.jax.dispatch",
+    "sparse",
     "h5netcdf",
 ]
 # How often the parent looks whether it should go on, and how long a run that is interrupted may
