@@ -245,6 +245,9 @@ class Method(metaclass=_Timed):
         Whether there are steps to count, and to call callbacks after.
     takes_start : bool
         Whether its constructor has a `start`.
+    unfit_rules : frozenset of str
+        Names of :data:`pymc_vi_ext.callbacks.RULES` that cannot judge it; configurations refuse
+        them.
     finds_start : bool
         Whether its result does not depend on where it starts: another start or several are refused.
     default_draws : int or None
@@ -266,6 +269,7 @@ class Method(metaclass=_Timed):
     refusal: ClassVar[str] = "does not take it"
     takes_steps: ClassVar[bool] = True
     takes_start: ClassVar[bool] = True
+    unfit_rules: ClassVar[frozenset[str]] = frozenset()
     finds_start: ClassVar[bool] = False
     default_draws: int | None = None
 

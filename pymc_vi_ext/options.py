@@ -23,7 +23,7 @@ from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.upstream import ParametrizationError
 
 # pydantic's names: a configuration passes them on.
-_BOUNDS = ("ge", "gt", "lt", "multiple_of")
+_BOUNDS = ("ge", "gt", "le", "lt", "multiple_of")
 
 
 def option(
@@ -44,7 +44,7 @@ def option(
         Returns the names that a string may be besides the default, where these are the rows of a
         table that others may add to.
     **bounds
-        ``ge``, ``gt``, ``lt`` or ``multiple_of``, of a number.
+        ``ge``, ``gt``, ``le``, ``lt`` or ``multiple_of``, of a number.
     """
     if unknown := set(bounds) - set(_BOUNDS):
         raise TypeError(f"An option is bounded by {', '.join(_BOUNDS)}, not by {unknown.pop()}.")
@@ -246,6 +246,7 @@ def _checked(field: dataclasses.Field[Any], value: Any, hint: Any) -> Any:
 _COMPARISONS: tuple[tuple[str, Callable[[float, float], bool], str], ...] = (
     ("ge", lambda value, bound: value >= bound, "at least"),
     ("gt", lambda value, bound: value > bound, "above"),
+    ("le", lambda value, bound: value <= bound, "at most"),
     ("lt", lambda value, bound: value < bound, "below"),
     ("multiple_of", lambda value, bound: value % bound == 0, "a multiple of"),
 )

@@ -21,17 +21,19 @@ import pymc as pm
 import xarray as xr
 
 from pymc_vi_ext import zoo
+from pymc_vi_ext.comparison._sentences import cut, listed, shown
 from pymc_vi_ext.comparison.methods import MethodSpec, runnable, runnable_names
 from pymc_vi_ext.comparison.references import check_given, given_posterior
+from pymc_vi_ext.comparison.runnable import LONGEST
 from pymc_vi_ext.comparison.runner import check_plan
 from pymc_vi_ext.options import configurable
 
 try:
     import pydantic
-    import yaml
 
-    from pydantic import BaseModel, ConfigDict, Field
+    from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+    from pymc_vi_ext.comparison._yaml import YamlError, parse_yaml, read_yaml
     from pymc_vi_ext.comparison.data import DataSource, read_data
     from pymc_vi_ext.comparison.seeds import Seeds
 except ImportError as error:
@@ -53,6 +55,15 @@ class ConfigError(ValueError):
 
 # Keys and numbers of a path such as methods[1].n.
 _PARTS = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+# Of `--set`: more keys than a configuration is deep.
+_MOST_PARTS = 10
+# Of names, in characters; of whole numbers that have no other bound; of all draws of a sampler.
+_LONGEST_NAME, _LONGEST_MODEL = 100, 500
+_LARGEST, _MOST_DRAWS = 1_000_000_000, 10_000_000
+# Of methods, of seeds, and of both together.
+_LONGEST_LIST, _MOST_RUNS = 1_000, 10_000
+# What Prefect takes in no name, and folders in none of theirs.
+_UNNAMABLE = "/\\%&<>"
 # What `max_seconds` is of a method that has no option of that name.
 _LIMIT = "Seconds after which its process is ended, and its row is FAILED"
 
@@ -63,7 +74,25 @@ def _ends_by_itself(name: str) -> bool:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: what is written as text, or as true, is no number.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("needs characters that can be printed")
+    if text != text.strip():
+        raise ValueError("needs characters other than blanks at its beginning and end")
+    return text
+
+
+def _namable(text: str) -> str:
+    if found := [character for character in _UNNAMABLE if character in text]:
+        raise ValueError(f"takes none of the characters {' '.join(found)}")
+    return text
+
+
+_Name = Annotated[str, Field(max_length=_LONGEST_NAME), AfterValidator(_printable)]
 
 
 def _section(name: str) -> type[BaseModel]:
@@ -71,15 +100,22 @@ def _section(name: str) -> type[BaseModel]:
     method = runnable(name)
     fields: dict[str, Any] = {
         "name": (Literal[name], Field(description="Which method.")),
-        "label": (str, Field(default="", description="Name in tables; the method's if empty.")),
+        "label": (_Name, Field(default="", description="Name in tables; the method's if empty.")),
     }
     for options in method.options:
         for key, (hint, default, metadata) in configurable(options).items():
+            if int in (hint, *typing.get_args(hint)):
+                metadata = {"le": _LARGEST, **metadata}
             fields[key] = (hint, Field(default=default, **metadata))
     if not _ends_by_itself(name):
         fields["max_seconds"] = (
             float | None,
-            Field(default=None, gt=0, description=f"{_LIMIT}; that of the comparison if null."),
+            Field(
+                default=None,
+                gt=0,
+                le=LONGEST,
+                description=f"{_LIMIT}; that of the comparison if null.",
+            ),
         )
     description = " ".join(filter(None, (options.__doc__ for options in method.options)))
     return pydantic.create_model(f"Method_{name}", __base__=_Strict, __doc__=description, **fields)
@@ -91,10 +127,14 @@ class ComparisonConfig(_Strict):
     :func:`config_type` gives the class whose methods have all their keys checked.
     """
 
-    name: str = Field(min_length=1, description="Name of the comparison, its MLflow experiment.")
-    model: str = Field(
+    name: Annotated[_Name, AfterValidator(_namable)] = Field(
+        min_length=1, description="Name of the comparison, its MLflow experiment."
+    )
+    model: Annotated[str, AfterValidator(_printable)] = Field(
+        min_length=1,
+        max_length=_LONGEST_MODEL,
         description="A model of the zoo, or package.module:factory, or file.py:factory (relative "
-        "to this file), a function that returns a pymc.Model."
+        "to this file), a function that returns a pymc.Model.",
     )
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="Passed to the model's factory."
@@ -103,29 +143,36 @@ class ComparisonConfig(_Strict):
         default_factory=dict,
         description="Data for parameters of the model's factory, by their names.",
     )
-    methods: list[Any] = Field(min_length=1, description="The methods, in their order.")
-    reference: str | None = Field(
+    methods: list[Any] = Field(
+        min_length=1, max_length=_LONGEST_LIST, description="The methods, in their order."
+    )
+    reference: _Name | None = Field(
         default="nuts",
         description="Label of the method that distances are measured to; or `exact`, where the "
         "zoo has exact draws of the model; or a .nc file, relative to this one, with draws or "
         "moments.",
     )
-    must_converge: list[str] = Field(
+    must_converge: list[_Name] = Field(
         default=[],
+        max_length=_LONGEST_LIST,
         description="Labels of methods that count as failed where they have not converged.",
     )
     seeds: Seeds = Field(
         default=[1],
         min_length=1,
+        max_length=_LONGEST_LIST,
         description="Each method runs once with each; or `root` and `number`, of seeds that are "
         "derived from one.",
     )
     draws: int = Field(
-        default=1000, ge=1, description="Draws of an approximation, and of each chain."
+        default=1000, ge=1, le=1_000_000, description="Draws of an approximation, of each chain."
     )
 
     max_seconds: float | None = Field(
-        default=None, gt=0, description="Seconds after which a run is ended, and its row is FAILED."
+        default=None,
+        gt=0,
+        le=LONGEST,
+        description="Seconds after which a run is ended, and its row is FAILED.",
     )
 
     def specs(self) -> list[MethodSpec]:
@@ -155,12 +202,11 @@ def config_type() -> type[ComparisonConfig]:
 def _config_type(names: tuple[str, ...]) -> type[ComparisonConfig]:
     sections: Any = Union[tuple(_section(name) for name in names)]  # noqa: UP007, of a tuple
     section: Any = Annotated[sections, Field(discriminator="name")]
-    methods = Field(min_length=1, description="The methods, in their order.")
     return pydantic.create_model(
         "ComparisonConfig",
         __base__=ComparisonConfig,
         __doc__="A comparison: a model, the methods that run on it, and the reference.",
-        methods=(list[section], methods),
+        methods=(list[section], ComparisonConfig.model_fields["methods"]),
     )
 
 
@@ -230,7 +276,7 @@ def load_config(
         config = config_type().model_validate(content)
     except pydantic.ValidationError as error:
         problems = [_sentence(problem, content) for problem in error.errors()]
-        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems)) from None
+        raise ConfigError(listed(path, problems)) from None
     _raise_problems(config, path, allow_code)
     return config
 
@@ -267,13 +313,9 @@ def suite_names(path: str | Path, *, changes: Sequence[str] = ()) -> list[str]:
 def _read(path: Path) -> dict[str, Any]:
     """Return what a YAML file has."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}.") from None
+        content = read_yaml(path)
+    except YamlError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: has no keys; it needs name, model and methods.")
     return content
@@ -350,7 +392,7 @@ def build_model(
         model = factory(**config.parameters, **data)
     except Exception as error:
         raise ConfigError(
-            f"{path}: model: {config.model} cannot be built: {type(error).__name__}: {error}"
+            f"{path}: model: {config.model} cannot be built: {cut(_said(error))}"
         ) from error
     if not isinstance(model, pm.Model):
         raise ConfigError(
@@ -443,26 +485,51 @@ def json_schema() -> str:
 def _raise_problems(config: ComparisonConfig, path: Path, allow_code: bool) -> None:
     problems = list(_problems(config, allow_code))
     if problems:
-        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
+        raise ConfigError(listed(path, problems))
 
 
 def _problems(config: ComparisonConfig, allow_code: bool) -> Iterator[str]:
     """Yield what the types alone do not tell."""
     if ":" not in config.model:
         try:
-            zoo.check_parameters(config.model, [*config.parameters, *config.data])
+            zoo.check_parameters(config.model, {**config.parameters, **config.data})
         except ValueError as error:
             place = "model" if config.model not in zoo.MODELS else "parameters"
             yield f"{place}: {str(error).removesuffix('.')}."
+    elif not _names_code(config.model):
+        yield (
+            f"model: {shown(config.model)} is neither a model of the zoo nor "
+            "package.module:factory or file.py:factory."
+        )
     elif not allow_code:
         yield (
-            f"model: {config.model} is code outside the zoo, which runs only with --allow-code "
-            "(allow_code=True)."
+            f"model: {cut(config.model, 200)} is code outside the zoo, which runs only with "
+            "--allow-code (allow_code=True)."
         )
     for name in config.data:
         if name in config.parameters:
             yield f"data.{name}: is among the parameters too."
+    for parameter in config.parameters:
+        if not parameter.isidentifier() or len(parameter) > _LONGEST_NAME:
+            yield f"parameters: {shown(parameter)} is no name of a parameter."
     specs = config.specs()
+    for number, spec in enumerate(specs):
+        options = spec.all_options
+        try:
+            runnable(spec.name).require(options)
+        except (ImportError, ValueError) as error:
+            yield f"methods[{number}]: {error}"
+        chains = options.get("chains", 1)
+        if config.draws * chains > _MOST_DRAWS:
+            yield (
+                f"draws: {config.draws:,} of each of {chains:,} chains of methods[{number}] are "
+                f"more than {_MOST_DRAWS:,}."
+            )
+    if len(specs) * len(config.seeds) > _MOST_RUNS:
+        yield (
+            f"seeds: {len(specs):,} methods with {len(config.seeds):,} seeds each are more than "
+            f"{_MOST_RUNS:,} runs."
+        )
     labels = [spec.label for spec in specs]
     known = ", ".join(labels)
     if _is_a_method(config):
@@ -484,22 +551,31 @@ def _problems(config: ComparisonConfig, allow_code: bool) -> Iterator[str]:
         yield f"{'seeds' if 'seeds' in str(error) else 'methods'}: {error}"
 
 
+def _names_code(model: str) -> bool:
+    """Tell whether it is written as ``package.module:factory`` or ``file.py:factory``."""
+    place, _, factory = model.rpartition(":")
+    module = all(part.isidentifier() for part in place.split("."))
+    return factory.isidentifier() and (module or bool(Path(place).suffix == ".py"))
+
+
 def _change(content: dict[str, Any], change: str) -> None:
     """Set a value in a configuration, in place."""
     key, equals, text = change.partition("=")
     place: Any = content
     try:
         *way, last = [int(number) if number else name for name, number in _PARTS.findall(key)]
-        if not equals:
+        if not equals or len(way) >= _MOST_PARTS:
             raise ValueError
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
         for part in way:
             place = place.setdefault(part, {}) if isinstance(place, dict) else place[part]
         place[last] = value
-    except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+    except YamlError as error:
+        raise ConfigError(f"{shown(change)}: the value: {error}") from None
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise ConfigError(
-            f"{change!r} changes nothing of a configuration: write key=value, such as draws=200 or "
-            "methods[1].n=500."
+            f"{shown(change)} changes nothing of a configuration: write key=value, such as "
+            "draws=200 or methods[1].n=500."
         ) from None
 
 
@@ -508,15 +584,23 @@ def _leave_only(content: dict[str, Any], only: Sequence[str]) -> None:
     methods = content.get("methods")
     if not isinstance(methods, list):
         return  # the check says so
-    labels = [m.get("label") or m.get("name") if isinstance(m, dict) else None for m in methods]
+    labels = [_label(method) for method in methods]
     for name in only:
         if name not in labels:
             known = ", ".join(filter(None, labels))
-            raise ConfigError(f"There is no method {name!r}: there are {known}.")
-    kept = {*only, content.get("reference", ComparisonConfig.model_fields["reference"].default)}
+            raise ConfigError(cut(f"There is no method {shown(name)}: there are {known}."))
+    kept = [*only, content.get("reference", ComparisonConfig.model_fields["reference"].default)]
     content["methods"] = [m for m, label in zip(methods, labels, strict=True) if label in kept]
     if isinstance(content.get("must_converge"), list):
         content["must_converge"] = [name for name in content["must_converge"] if name in kept]
+
+
+def _label(method: Any) -> str | None:
+    """Return what a method of a configuration that is not checked yet is called."""
+    if not isinstance(method, dict):
+        return None
+    label = method.get("label") or method.get("name")
+    return label if isinstance(label, str) else None
 
 
 def _factory(name: str, path: Path) -> Callable[..., Any]:
@@ -533,8 +617,36 @@ def _factory(name: str, path: Path) -> Callable[..., Any]:
             module = importlib.import_module(place)
         factory: Callable[..., Any] = getattr(module, attribute)
         return factory
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{path}: model: {name} cannot be loaded: {error}.") from error
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{path}: model: {name} cannot be loaded: {cut(_said(error))}."
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+# What pydantic says in terms of Python, by the type of its error.
+_WANTED = {
+    "int_type": "needs a whole number",
+    "float_type": "needs a number",
+    "bool_type": "needs true or false",
+    "string_type": "needs text",
+    "list_type": "needs a list",
+    "dict_type": "needs keys and values",
+    "greater_than": "needs a number above {gt}",
+    "greater_than_equal": "needs a number from {ge}",
+    "less_than": "needs a number below {lt}",
+    "less_than_equal": "needs a number up to {le}",
+    "multiple_of": "needs a multiple of {multiple_of}",
+    "literal_error": "needs {expected}",
+    "string_too_short": "needs some text",
+    "string_too_long": "needs {max_length} characters at most",
+    "value_error": "{error}",
+}
 
 
 def _sentence(problem: Any, content: dict[str, Any]) -> str:
@@ -547,14 +659,20 @@ def _sentence(problem: Any, content: dict[str, Any]) -> str:
     if kind == "missing":
         return f"{place}: this key is required."
     if kind == "union_tag_invalid":
-        return f"{place}.name: unknown method {context['tag']!r}; known: {known}."
+        return f"{place}.name: unknown method {shown(context['tag'])}; known: {known}."
     if kind == "union_tag_not_found":
         return f"{place}.name: this key is required; one of {known}."
     if kind == "value_error":
         return f"{place}: {context['error']}."
     if kind in {"model_attributes_type", "model_type"}:
-        return f"{place}: needs keys, such as `- name: nuts`, not {problem['input']!r}."
-    return f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}."
+        return f"{place}: needs keys, such as `- name: nuts`, not {shown(problem['input'])}."
+    if kind == "too_short":
+        return f"{place}: needs one at least."
+    if kind == "too_long":
+        return f"{place}: needs {context['max_length']:,} at most."
+    message = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+    wanted = _WANTED.get(kind, message).format(**context)
+    return f"{place}: {wanted}, not {shown(problem['input'])}."
 
 
 def _locate(loc: tuple[Any, ...], content: Any) -> tuple[str, type[BaseModel]]:
@@ -568,7 +686,8 @@ def _locate(loc: tuple[Any, ...], content: Any) -> tuple[str, type[BaseModel]]:
         elif i == 2 and loc[0] == "methods" and part in sections:
             section = sections[part]  # pydantic names the branch of the union, the YAML does not
         else:
-            place += f".{part}" if place else str(part)
+            key = part if part.isprintable() and len(part) <= _LONGEST_NAME else shown(part)
+            place += f".{key}" if place else key
             if i == 1 and loc[0] == "data":
                 section = DataSource
     return place, section

@@ -25,7 +25,7 @@ class DataSource(BaseModel):
     with a ``variable``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     file: str | None = Field(
         default=None,

@@ -21,7 +21,7 @@ import numpy as np
 import pymc as pm
 
 from pymc_vi_ext.comparison.peers import PEERS
-from pymc_vi_ext.comparison.runnable import Runnable
+from pymc_vi_ext.comparison.runnable import LONGEST, Runnable
 from pymc_vi_ext.comparison.types import Status
 from pymc_vi_ext.errors import ConvergenceWarning, UnknownNameError
 from pymc_vi_ext.interrupts import allowed
@@ -43,7 +43,7 @@ class NutsOptions(Options):
         "pymc", "Implementation of NUTS."
     )
     tune: int = option(1000, "Tuning transitions of a chain, discarded.", ge=1)
-    chains: int = option(4, "Number of chains.", ge=1)
+    chains: int = option(4, "Number of chains.", ge=1, le=1_000)
     target_accept: float = option(0.8, "Acceptance rate the step size is tuned to.", gt=0, lt=1)
 
 
@@ -60,7 +60,9 @@ class CorrectionOptions(Options):
 class AutoOptions(Options):
     """Options of ``method="auto"``."""
 
-    max_seconds: float = option(120.0, "Seconds after which it ends with its best draws.", gt=0)
+    max_seconds: float = option(
+        120.0, "Seconds after which it ends with its best draws.", gt=0, le=LONGEST
+    )
     backend: Literal["auto", "jax", "numba", "c"] = option(
         "auto", "What runs fits and chains; auto is JAX, or numba where JAX lacks an Op."
     )
@@ -93,7 +95,13 @@ def runnable(name: str) -> Runnable:
     if name not in _methods():
         raise UnknownNameError("method", name, runnable_names())
     method = _methods()[name]
-    return Runnable((method.FitOptions, method.Options, CorrectionOptions), _run_fit)
+
+    def require(options: Mapping[str, Any]) -> None:
+        rule = options.get("convergence")
+        if rule in method.unfit_rules:
+            raise ValueError(f'the rule {rule!r} cannot judge {name}: use convergence="default".')
+
+    return Runnable((method.FitOptions, method.Options, CorrectionOptions), _run_fit, require)
 
 
 @dataclass(frozen=True)
@@ -164,6 +172,14 @@ def make_spec(method: str | Mapping[str, Any] | MethodSpec) -> MethodSpec:
     return MethodSpec(method["name"], options, method.get("label", ""))
 
 
+def _require_sampler(options: Mapping[str, Any]) -> None:
+    sampler = options["sampler"]
+    if importlib.util.find_spec(sampler) is None:
+        raise ImportError(
+            f"The NUTS sampler {sampler!r} is not installed: pip install 'pymc-vi-ext[samplers]'."
+        )
+
+
 def _run_nuts(
     model: pm.Model,
     name: str,
@@ -173,10 +189,6 @@ def _run_nuts(
     progressbar: bool,
 ) -> dict[str, Any]:
     sampler = options["sampler"]
-    if importlib.util.find_spec(sampler) is None:
-        raise ImportError(
-            f"The NUTS sampler {sampler!r} is not installed: pip install 'pymc-vi-ext[samplers]'."
-        )
     start = time.perf_counter()
     # PyMC and nutpie return the draws so far after Ctrl-C.
     with allowed(may_be_caught=True) as keyboard:
@@ -245,7 +257,7 @@ def _sample(
     return datatree
 
 
-SAMPLERS: dict[str, Runnable] = {"nuts": Runnable((NutsOptions,), _run_nuts)}
+SAMPLERS: dict[str, Runnable] = {"nuts": Runnable((NutsOptions,), _run_nuts, _require_sampler)}
 """Name -> sampler."""
 
 

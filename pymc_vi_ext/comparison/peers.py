@@ -225,6 +225,13 @@ def _at(model: pm.Model, points: Any) -> xr.DataTree:
 def _peer(package: str, extra: str, fit: Fit, *options: type[Options]) -> Runnable:
     """Return the row of a peer."""
 
+    def require(_: Mapping[str, Any]) -> None:
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(
+                f"This method needs {package}, which is not installed: "
+                f"pip install 'pymc-vi-ext[{extra}]'."
+            )
+
     def run(
         model: pm.Model,
         name: str,
@@ -233,11 +240,6 @@ def _peer(package: str, extra: str, fit: Fit, *options: type[Options]) -> Runnab
         seed: int,
         progressbar: bool,
     ) -> dict[str, Any]:
-        if importlib.util.find_spec(package) is None:
-            raise ImportError(
-                f"{name} needs {package}, which is not installed: "
-                f"pip install 'pymc-vi-ext[{extra}]'."
-            )
         start = time.perf_counter()
         with (
             warnings.catch_warnings(record=True) as caught,
@@ -263,7 +265,7 @@ def _peer(package: str, extra: str, fit: Fit, *options: type[Options]) -> Runnab
             "warnings": tuple(str(w.message) for w in caught if w.category is UserWarning),
         }
 
-    return Runnable(options, run)
+    return Runnable(options, run, require)
 
 
 PEERS: dict[str, Runnable] = {

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pymc as pm
 
 from pymc_vi_ext.options import Options
+
+LONGEST = 1e8
+"""Seconds that a limit may be at most: three years."""
 
 
 class Run(Protocol):
@@ -37,10 +40,14 @@ class Runnable:
     options : tuple of subclasses of Options
         All its options.
     run : Run
+    require : callable
+        Takes all options, and raises ImportError if what they need is not installed, ValueError if
+        they do not go together.
     """
 
     options: tuple[type[Options], ...]
     run: Run
+    require: Callable[[Mapping[str, Any]], None] = lambda options: None
 
     @property
     def names(self) -> tuple[str, ...]:

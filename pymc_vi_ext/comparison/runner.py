@@ -197,6 +197,7 @@ def _run(
     try:
         method = runnable(spec.name)
         options = method.values(spec.options)
+        method.require(options)
         return method.run(model, spec.name, options, draws, seed, progressbar)
     except Exception as error:  # the other methods go on; the traceback is in the result
         return {

@@ -9,13 +9,16 @@ import pydantic
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What generators take."""
+
 
 class SpawnedSeeds(BaseModel):
     """Seeds that are derived from one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    root: int = Field(ge=0, description="The seed that the others are derived from.")
+    root: Seed = Field(description="The seed that the others are derived from.")
     number: int = Field(ge=1, le=1000, description="How many.")
     key: str = Field(default="", description="Seeds with another key are others.")
 
@@ -60,6 +63,6 @@ def _as_seeds(value: Any) -> Any:
 
 
 Seeds = Annotated[
-    list[int], BeforeValidator(_as_seeds, json_schema_input_type=list[int] | SpawnedSeeds)
+    list[Seed], BeforeValidator(_as_seeds, json_schema_input_type=list[Seed] | SpawnedSeeds)
 ]
 """Seeds as a list, which a configuration may also give as :class:`SpawnedSeeds`."""

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import importlib.util
 import json
-import re
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pymc_vi_ext._names import readable
 from pymc_vi_ext.comparison.processes import Run
 from pymc_vi_ext.comparison.storage import RESULT, write_json
 from pymc_vi_ext.comparison.types import Status
@@ -58,7 +58,7 @@ class Workspace:
         token : str
             Results with another token are others.
         """
-        return self.root / "results" / f"{_safe(run.spec.label)}-{run.seed}-{_key(run, token)}"
+        return self.root / "results" / f"{readable(run.spec.label)}-{run.seed}-{_key(run, token)}"
 
     def execution(
         self, name: str, runs: Sequence[Run], reference: Any, uri: str, token: str = ""
@@ -66,7 +66,7 @@ class Workspace:
         """Return the folder of the execution of these runs in this order, kept at a URI."""
         folders = tuple(self.result(run, token) for run in runs)
         keys = [*(folder.name for folder in folders), repr(reference), uri, name]
-        path = self.root / "executions" / f"{_safe(name)}-{_digest(keys)}"
+        path = self.root / "executions" / f"{readable(name)}-{_digest(keys)}"
         return ExecutionFolder(path, folders)
 
     def results(self) -> list[Path]:
@@ -206,6 +206,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 def _key(run: Run, token: str) -> str:
     spec, model = run.spec, str(run.config["model"])
     known = {
+        "label": spec.label,
         "model": model,
         "code": _code(model, Path(run.path)),
         "parameters": run.config.get("parameters", {}),
@@ -261,8 +262,3 @@ def _versions() -> dict[str, str]:
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-def _safe(name: str) -> str:
-    """Return a part of a name of a folder that no system objects to."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40]

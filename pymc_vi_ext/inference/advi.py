@@ -51,6 +51,8 @@ class ADVI(EngineMethod, inference.ADVI):
     (1.0, 0.5)
     """
 
+    unfit_rules = frozenset({"matched"})
+
     def __init__(
         self,
         *given: Any,

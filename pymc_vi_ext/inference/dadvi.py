@@ -130,6 +130,7 @@ class DADVI(LoopMethod, KLqp):
     Options: ClassVar[type[AnyOptions]] = DADVIOptions
     FitOptions: ClassVar[type[AnyOptions]] = StepOptions
     options: DADVIOptions
+    unfit_rules = frozenset({"staged"})
     accepts = frozenset({"callbacks"})
     refusal = "optimises on fixed draws, with no learning rate"
     finds_start = True

@@ -51,6 +51,7 @@ class FlowADVI(FamilyMethod):
 
     Options: ClassVar[type[AnyOptions]] = FlowOptions
     options: FlowOptions
+    unfit_rules = frozenset({"iterate_rhat", "matched"})
     default_draws = 32
     # Of a fit of exactly `n` steps: at the other methods' 0.05 large networks diverge.
     annealed_rate = 0.003

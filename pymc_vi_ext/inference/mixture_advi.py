@@ -65,6 +65,7 @@ class MixtureADVI(FamilyMethod):
 
     Options: ClassVar[type[AnyOptions]] = MixtureMethodOptions
     options: MixtureMethodOptions
+    unfit_rules = frozenset({"matched"})
 
     def __init__(self, *given: Any, **options: Any):
         super().__init__(*given, **options)

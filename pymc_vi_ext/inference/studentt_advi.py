@@ -59,6 +59,7 @@ class StudentTADVI(FamilyMethod):
 
     Options: ClassVar[type[AnyOptions]] = StudentTMethodOptions
     options: StudentTMethodOptions
+    unfit_rules = frozenset({"matched"})
 
     def group(self, variables: Any, model: pm.Model, random_seed: int | None, start: Any) -> Group:
         """Return the group of all `variables`."""

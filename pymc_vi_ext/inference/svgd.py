@@ -117,6 +117,7 @@ class SVGD(SteinMethod, inference.SVGD):
 
     Options: ClassVar[type[AnyOptions]] = SVGDOptions
     options: SVGDOptions
+    unfit_rules = frozenset({"matched"})
 
     def __init__(
         self,

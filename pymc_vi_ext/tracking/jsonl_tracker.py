@@ -15,10 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from pymc_vi_ext._names import file_name
 from pymc_vi_ext.tracking._reachable import check_folder
 from pymc_vi_ext.tracking.tracker import Execution, RunStatus
 
 _EVENTS = "events.jsonl"
+# What a name of a file cannot have: separators and what Windows forbids; a dot at its beginning, a
+# dot or a blank at its end. Some names are devices there. Systems take 255 bytes, with an ending.
+_UNSAFE = re.compile(r'^\.|[/\\:*?"<>|%\x00-\x1f]|[. ]$')
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+_MOST_BYTES = 200
 
 
 class JsonlTracker:
@@ -165,8 +171,17 @@ def _folder(uri: str) -> Path:
 
 def _safe(name: str) -> str:
     """Return a name of one file or folder, another for every other name."""
-    unsafe = r'^\.|[/\\:*?"<>|%\x00-\x1f]'
-    return re.sub(unsafe, lambda found: f"%{ord(found[0]):02X}", name) or "%"
+    safe = _UNSAFE.sub(lambda found: _escaped(found[0]), name)
+    if _DEVICE.match(safe):
+        safe = _escaped(safe[0]) + safe[1:]
+    if len(safe.encode()) > _MOST_BYTES:
+        # Nothing above ends so.
+        return f"{file_name(name)}%"
+    return safe or "%"
+
+
+def _escaped(character: str) -> str:
+    return f"%{ord(character):02X}"
 
 
 def _metric(key: str, step: int, value: float) -> dict[str, Any]:

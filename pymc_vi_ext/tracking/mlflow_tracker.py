@@ -7,7 +7,6 @@ thread and loses it in the worker threads of a flow.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 
@@ -18,19 +17,25 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from pymc_vi_ext._names import file_name
 from pymc_vi_ext.tracking._reachable import check_folder, check_server, without_password
 from pymc_vi_ext.tracking.tracker import Execution, RunStatus
 from pymc_vi_ext.upstream import PARENT_RUN_TAG, image_prefix
 
-# MLflow takes at most 1000 metrics in a request, and 100 params.
 _SERVERS = {"http", "https"}
+# The experiment that every store has; its artifacts are in the working directory.
+_DEFAULT = "Default"
+# MLflow takes names of experiments of at most 500 characters, and in a request at most 1000 metrics
+# and 100 params.
+_LONGEST = 500
 _METRICS_AT_ONCE, _PARAMS_AT_ONCE = 900, 100
 
 
 class MlflowTracker:
     """Runs in an MLflow tracking store.
 
-    A comparison is an experiment, an execution a parent run in it, a (method, seed) pair a child
+    A comparison is an experiment of its name (``Default``, which MLflow has already, is ``Default
+    (comparison)``), an execution a parent run in it, a (method, seed) pair a child
     run. Metrics are stamped with the start of their run plus their step in milliseconds, so that
     writing them again changes nothing.
 
@@ -132,7 +137,7 @@ class MlflowTracker:
 
     def begin(self, comparison: str, children: Sequence[str], tags: Mapping[str, str]) -> Execution:
         """Create the parent run and its children."""
-        experiment = self._experiment(comparison)
+        experiment = self._experiment(_experiment_name(comparison))
         name = time.strftime("%Y-%m-%d %H:%M:%S")
         parent = self._client.create_run(experiment, run_name=name, tags=dict(tags))
         parent_id = parent.info.run_id
@@ -235,8 +240,15 @@ class MlflowTracker:
         database = _database(self.tracking_uri)
         if database is None:
             return None  # a server knows where its artifacts go
-        folder = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-        return (database.parent / "mlartifacts" / folder).as_uri()
+        return (database.parent / "mlartifacts" / file_name(name)).as_uri()
+
+
+def _experiment_name(comparison: str) -> str:
+    """Return the name of a comparison's experiment: its own, where MLflow leaves it to us."""
+    if comparison == _DEFAULT:
+        return f"{comparison} (comparison)"
+    long = len(comparison) > _LONGEST or not comparison.strip()
+    return file_name(comparison) if long else comparison
 
 
 def _database(tracking_uri: str) -> Path | None:

@@ -6,6 +6,7 @@ import tempfile
 
 from pathlib import Path
 
+from pymc_vi_ext._names import key_name
 from pymc_vi_ext.comparison import METRICS, Comparison, MethodResult, Status
 from pymc_vi_ext.comparison.metrics import score
 from pymc_vi_ext.comparison.storage import FILES
@@ -92,7 +93,7 @@ def report_comparison(tracker: RunTracker, execution: Execution, comparison: Com
         }
         for variable in _variables(result):
             figure = plot_kde(shown, [variable], labels=comparison.labels)
-            tracker.log_image(run_id, f"kde/{_key(variable)}", to_image(figure))
+            tracker.log_image(run_id, f"kde/{key_name(variable)}", to_image(figure))
         tracker.end(run_id, _RUN_STATUS[result.status])
     parent = execution.parent
     _report_table(tracker, parent, comparison)
@@ -100,7 +101,7 @@ def report_comparison(tracker: RunTracker, execution: Execution, comparison: Com
         variables = _variables(next(r for r in comparison.results if r.datatree is not None))
         for variable in variables:
             figure = plot_kde(posteriors, [variable], labels=comparison.labels)
-            tracker.log_image(parent, f"kde/{_key(variable)}", to_image(figure))
+            tracker.log_image(parent, f"kde/{key_name(variable)}", to_image(figure))
         tracker.log_image(parent, "kde", to_image(comparison.plot_kde()))
         tracker.log_image(parent, "forest", to_image(comparison.plot_forest()))
     if comparison.reference is not None:
@@ -151,8 +152,3 @@ def _final(result: MethodResult, scores: dict[str, float]) -> dict[str, float]:
 def _variables(result: MethodResult) -> list[str]:
     assert result.datatree is not None
     return [str(name) for name in result.datatree["posterior"].data_vars][:_MAX_IMAGES]
-
-
-def _key(variable: str) -> str:
-    """Return a name that trackers accept: letters, digits, ``_-./`` and spaces."""
-    return "".join(c if (c.isascii() and c.isalnum()) or c in "_-. " else "_" for c in variable)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pymc as pm
 
 from pymc_vi_ext.errors import UnknownNameError
-from pymc_vi_ext.zoo import posteriordb
+from pymc_vi_ext.zoo import _parameters, posteriordb
 from pymc_vi_ext.zoo.exact import EXACT, exact
 from pymc_vi_ext.zoo.gamma import gamma
 from pymc_vi_ext.zoo.hierarchical import hierarchical
@@ -31,25 +29,19 @@ MODELS: dict[str, Callable[..., pm.Model]] = {
 }
 
 
-def check_parameters(name: str, parameters: Any) -> None:
+def check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
     """Raise ValueError if `name` is no model of the zoo or does not take `parameters`.
 
     Parameters
     ----------
     name : str
         Name in :data:`MODELS`.
-    parameters : iterable of str
-        Names of the parameters meant for its factory.
+    parameters : mapping of str
+        What is meant for its factory.
     """
     if name not in MODELS:
         raise UnknownNameError("model", name, MODELS)
-    known = inspect.signature(MODELS[name]).parameters
-    for parameter in parameters:
-        if parameter not in known:
-            takes = ", ".join(known) or "none"
-            raise ValueError(
-                f"model {name!r} has no parameter {parameter!r}; its parameters: {takes}"
-            )
+    _parameters.check(name, MODELS[name], parameters)
 
 
 def build(name: str, **parameters: Any) -> pm.Model:
@@ -69,7 +61,8 @@ def build(name: str, **parameters: Any) -> pm.Model:
     Raises
     ------
     ValueError
-        If the name or a parameter is unknown; the message lists the known ones.
+        If the name or a parameter is unknown, with a list of the known ones, or a parameter is
+        none that the model can be built with.
 
     Examples
     --------

@@ -3,8 +3,10 @@
 import numpy as np
 import pymc as pm
 
+from pymc_vi_ext.zoo._parameters import Rows, Seed
 
-def gamma(n: int = 200, seed: int = 0, y: np.ndarray | None = None) -> pm.Model:
+
+def gamma(n: Rows = 200, seed: Seed = 0, y: np.ndarray | None = None) -> pm.Model:
     r"""Shape and rate of a Gamma distribution from independent draws.
 
     .. math::

@@ -3,8 +3,10 @@
 import numpy as np
 import pymc as pm
 
+from pymc_vi_ext.zoo._parameters import Groups, Rows, Seed
 
-def hierarchical(groups: int = 85, rows: int = 919, seed: int = 0) -> pm.Model:
+
+def hierarchical(groups: Groups = 85, rows: Rows = 919, seed: Seed = 0) -> pm.Model:
     r"""Varying intercepts over groups, non-centered, with one predictor.
 
     .. math::

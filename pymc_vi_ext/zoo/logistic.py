@@ -3,11 +3,13 @@
 import numpy as np
 import pymc as pm
 
+from pymc_vi_ext.zoo._parameters import Predictors, Rows, Seed
+
 
 def logistic(
-    n: int = 10_000,
-    k: int = 50,
-    seed: int = 0,
+    n: Rows = 10_000,
+    k: Predictors = 50,
+    seed: Seed = 0,
     x: np.ndarray | None = None,
     y: np.ndarray | None = None,
 ) -> pm.Model:

@@ -3,8 +3,12 @@
 import numpy as np
 import pymc as pm
 
+from pymc_vi_ext.zoo._parameters import Batch, Predictors, Rows, Seed
 
-def minibatch(n: int = 40_000, k: int = 100, batch_size: int = 500, seed: int = 0) -> pm.Model:
+
+def minibatch(
+    n: Rows = 40_000, k: Predictors = 100, batch_size: Batch = 500, seed: Seed = 0
+) -> pm.Model:
     r"""Linear regression whose likelihood is estimated from a random batch at each step.
 
     .. math::

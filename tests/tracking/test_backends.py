@@ -114,6 +114,44 @@ def test_every_backend_is_tested():
     assert {backend.name for backend in BACKENDS.values()} == set(STORES)
 
 
+NAMES = [
+    "..",
+    "Default",
+    ".hidden",
+    "a/b",
+    "a_b",
+    "a b",
+    "con",
+    "x" * 600,
+    "é" * 200,
+    "x.",
+    "../x",
+    " ",
+]
+
+
+def test_names_stay_within_the_store_and_apart(store, tmp_path, monkeypatch):
+    """Whatever a comparison is called, its files lie in a folder of its own beside the store."""
+    monkeypatch.chdir(tmp_path)
+    uri, _ = store
+    outer = folder_beside(uri).parent
+    before = {path for path in outer.rglob("*") if not path.is_relative_to(folder_beside(uri))}
+    tracker = open_tracker(uri)
+    found = set()
+    for name in NAMES:
+        run = tracker.begin(name, [name], {}).children[0]
+        tracker.log_text(run, "text", "note.txt")
+        (written,) = set(folder_beside(uri).rglob("note.txt")) - found
+        found.add(written)
+        assert all(len(part.encode()) < 256 for part in written.parts)
+        assert not any(part.startswith(".") for part in written.relative_to(outer).parts)
+    # Of each name, a folder: artifacts of runs lie below it.
+    assert len({path.relative_to(folder_beside(uri)).parts[:2] for path in found}) == len(NAMES)
+    after = {path for path in outer.rglob("*") if not path.is_relative_to(folder_beside(uri))}
+    assert after == before
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_written_by_run_id_is_there_once(store, tmp_path):
     uri, read = store
     execution = open_tracker(uri).begin("a/b: µ", ["advi", "advi", ".."], {"model": "none"})
