@@ -369,7 +369,7 @@ def test_some_methods_and_other_values(tmp_path):
     for arguments, sentence in {
         ("--only", "advy"): "There is no method 'advy'",
         ("--set", "draws"): "'draws' changes nothing",
-        ("--set", "draws=-3"): "draws: input should be greater than or equal to 1",
+        ("--set", "draws=-3"): "draws: needs a number from 1",
     }.items():
         run = flows("plan", "gamma", *arguments, cwd=tmp_path)
         assert run.returncode == 2
