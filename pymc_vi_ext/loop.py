@@ -145,7 +145,7 @@ def _fit(
     convergence: str | Rule | None,
     options: Mapping[str, Any],
 ) -> None:
-    clock = _Clock(call.started - method.construct_s)
+    clock = _Clock(call.started - method.construct_s, call.saved)
     method.construct_s = 0.0
     check_steps(n)
     callbacks, rule = split_rule(as_callbacks(call.callbacks), convergence)
@@ -221,10 +221,14 @@ def end_before_steps(method: Method, call: Call, backend: str | None, timings: T
 
 
 class _Clock:
-    """Where the seconds of a fit went."""
+    """Where the seconds of a fit went, those before a checkpoint that it goes on from included."""
 
-    def __init__(self, started: float):
+    def __init__(self, started: float, saved: Saved | None = None):
         self._started = started
+        # Files from before they had them do not say.
+        unknown = dict.fromkeys(("construct_s", "graph_s", "compile_s", "run_s"), math.nan)
+        seconds = {} if saved is None else saved.header.get("seconds", unknown)
+        self._earlier = Timings(**seconds) if seconds else None
         self.construct_s = self.graph_s = self.compile_s = 0.0
 
     def spent(self) -> float:
@@ -235,7 +239,8 @@ class _Clock:
         """Return the seconds, those of the steps being what is left of all until now."""
         before = self.construct_s + self.graph_s + self.compile_s
         run_s = max(self.spent() - before, 0.0)
-        return Timings(self.construct_s, self.graph_s, self.compile_s, run_s)
+        own = Timings(self.construct_s, self.graph_s, self.compile_s, run_s)
+        return own if self._earlier is None else self._earlier + own
 
 
 def _run(
@@ -250,7 +255,7 @@ def _run(
     approx, rule, loop = method.approx, session.request.rule, session.prepared.loop
     n = n if method.takes_steps else 0
     compiled_before = loop.compile_s
-    _begin(method, session, n, call, callbacks)
+    _begin(method, session, n, call, callbacks, clock)
     trace = _Trace(session.losses, session.steps, n, session.unit)
     shown = fit_progress(n, call.progressbar and method.takes_steps, call.theme)
     with _kept(trace) as kept, shown as progress:
@@ -344,7 +349,12 @@ def _loss_name(method: Method, unit: float) -> str:
 
 
 def _begin(
-    method: Method, session: Session, n: int, call: Call, callbacks: Sequence[Callback]
+    method: Method,
+    session: Session,
+    n: int,
+    call: Call,
+    callbacks: Sequence[Callback],
+    clock: _Clock,
 ) -> None:
     """Let everybody know that `n` steps begin, those of a checkpoint where it was saved."""
     approx, rule, prepared, saved = (
@@ -365,6 +375,7 @@ def _begin(
         prepared.optimizer,
         watching,
         session.steps + n,
+        clock.timings,
         session.options,
         method.loss_name == NEGATIVE_ELBO,
         session.unit,
@@ -527,7 +538,7 @@ def _steps(
                 seconds = seconds or time.perf_counter() - started
                 trace.extend(every if losses is None else len(losses), losses)
                 suspect = losses is None or np.isnan(losses[-1])
-                due = [c for c in callbacks if trace.done % c.every == 0]
+                due = [c for c in callbacks if not c.at_pauses and trace.done % c.every == 0]
                 if due or suspect:
                     loop.write_back(internals=False)
                 if suspect and (problem := _not_finite(approx, losses, trace.done)):
@@ -539,6 +550,8 @@ def _steps(
                 progress.update(
                     trace.done - first, trace.losses, callbacks, last=trace.done == trace.end
                 )
+        for callback in [c for c in callbacks if c.at_pauses]:
+            trace.call(callback, approx)
         if seconds < _SECONDS_PER_CALL / 2:
             chunk = min(chunk * 4, _LONGEST_CALL)
         elif seconds > 2 * _SECONDS_PER_CALL:
@@ -552,9 +565,10 @@ def _plan(callbacks: Sequence[Callback], done: int, end: int, chunk: int) -> tup
     A run of steps ends where a callback may be due; several runs follow each other only where
     each ends so.
     """
-    if not callbacks:
+    rhythms = [callback.every for callback in callbacks if not callback.at_pauses]
+    if not rhythms:
         return min(chunk, end - done), 1
-    rhythm = math.gcd(*(callback.every for callback in callbacks))
+    rhythm = math.gcd(*rhythms)
     left = min(rhythm - done % rhythm, end - done)
     if left < rhythm or chunk < rhythm:
         return min(left, chunk), 1

@@ -132,7 +132,7 @@ class FitReport:
         What the rule or callback measured, what was still missing where the steps ran out, or
         the error.
     timings : Timings
-        Of the last call.
+        Of the last call; of a fit that went on from a checkpoint, those before it included.
     backend : str
         Backend that ran the steps.
     seed : int or None

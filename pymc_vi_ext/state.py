@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pymc_vi_ext.callbacks.callback import Callback
     from pymc_vi_ext.engine import Loop, Program
     from pymc_vi_ext.optimizers import Optimizer
+    from pymc_vi_ext.results import Timings
 
 # A call of the engine cannot be interrupted; it grows no longer than about four times this.
 _SECONDS_PER_CALL = 0.05
@@ -48,6 +49,8 @@ class FitState:
         All that are called, the rule of ``convergence=`` included, in their order.
     end : int
         Number of the last step, if nothing stops the fit.
+    timings : callable
+        Returns the seconds so far, those before a checkpoint that it goes on from included.
     options : mapping or None
         What :func:`pymc_vi_ext.fit` was called with, where it was.
     minimises_elbo : bool
@@ -62,6 +65,7 @@ class FitState:
     optimizer: Optimizer
     callbacks: Sequence[Callback]
     end: int
+    timings: Callable[[], Timings]
     options: Mapping[str, Any] | None = None
     minimises_elbo: bool = True
     unit: float = 1.0

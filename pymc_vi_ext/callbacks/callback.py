@@ -68,6 +68,9 @@ class Callback(callbacks.Callback):
         Whether a checkpoint saves its state.
     comes_last : bool
         Whether it is called after all others of a step, whose states belong to that step then.
+    at_pauses : bool
+        Whether it is called wherever the steps pause by themselves, about ten times a second, and
+        not at multiples of `every`; it makes them pause nowhere.
 
     Raises
     ------
@@ -84,6 +87,7 @@ class Callback(callbacks.Callback):
     needs_constant_rate: ClassVar[bool] = False
     keeps_state: ClassVar[bool] = True
     comes_last: ClassVar[bool] = False
+    at_pauses: bool = False
     _last: int
     _status: str
 

@@ -7,10 +7,11 @@ import hashlib
 import io
 import json
 import os
+import time
 import zipfile
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,13 @@ from pytensor.tensor.random.type import RandomType
 from pymc_vi_ext.approximations.parameters import flat_parameters
 from pymc_vi_ext.callbacks.callback import Callback, Losses
 from pymc_vi_ext.errors import warn
+from pymc_vi_ext.options import positive
 from pymc_vi_ext.state import FitState, running
 from pymc_vi_ext.upstream import layout
 
 _FORMAT = 1
+# Writing takes at most one part in so many of the time of a fit.
+_SHARE = 50
 _FLOATS = ("float32", "float64")
 
 
@@ -53,11 +57,14 @@ class Checkpoint(Callback):
         Of the file; its folder must exist.
     every : int
         Steps between two writings.
+    seconds : float, optional
+        Between two writings, in place of `every`: at whatever step the fit is then, and less often
+        where writing takes longer than a fiftieth of that.
 
     Raises
     ------
     ValueError
-        If `every` is not a whole number from 1.
+        If `every` is not a whole number from 1, or `seconds` not positive.
     FileNotFoundError
         If the folder does not exist.
 
@@ -83,8 +90,10 @@ class Checkpoint(Callback):
     keeps_state = False
     comes_last = True
 
-    def __init__(self, path: str | Path, every: int = 1_000):
+    def __init__(self, path: str | Path, every: int = 1_000, seconds: float | None = None):
         self.path = Path(path)
+        self.seconds = None if seconds is None else positive("seconds", seconds)
+        self.at_pauses = seconds is not None
         if not self.path.absolute().parent.is_dir():
             raise FileNotFoundError(
                 f"The folder of the checkpoint {self.path} does not exist: create it first."
@@ -94,8 +103,13 @@ class Checkpoint(Callback):
     def _begin(self) -> None:
         self._warned = False
         self._model: Mapping[str, Any] | None = None
+        self._next = time.monotonic() + (self.seconds or 0.0)
+
+    def _due(self, i: int) -> bool:
+        return super()._due(i) if self.seconds is None else time.monotonic() >= self._next
 
     def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
+        started = time.monotonic()
         self._model = self._model or describe_model(approx)
         content = _content(approx, losses, i, self._model)
         try:
@@ -107,6 +121,8 @@ class Checkpoint(Callback):
                     "fit goes on without."
                 )
             self._warned = True
+        now = time.monotonic()
+        self._next = now + max(self.seconds or 0.0, _SHARE * (now - started))
 
 
 @dataclass(frozen=True)
@@ -117,7 +133,8 @@ class Saved:
     ----------
     path : Path
     header : mapping
-        ``step``, ``end``, ``backend``, ``floatX``, ``options``, ``model`` and names of the rest.
+        ``step``, ``end``, ``seconds``, ``backend``, ``floatX``, ``options``, ``model`` and names of
+        the rest.
     arrays : mapping of str to array
     """
 
@@ -322,6 +339,7 @@ def _content(approx: Approximation, losses: Losses, i: int, model: Mapping[str, 
             saved.append((callback.name, plain))
         header |= {
             "end": state.end,
+            "seconds": asdict(state.timings()),
             "backend": state.loop.backend,
             "options": state.options,
             "state": [name for name, _ in variables],

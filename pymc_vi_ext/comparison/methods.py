@@ -15,11 +15,13 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pymc as pm
 
+from pymc_vi_ext.comparison.checkpoints import fit_or_go_on
 from pymc_vi_ext.comparison.peers import PEERS
 from pymc_vi_ext.comparison.runnable import LONGEST, Runnable
 from pymc_vi_ext.comparison.types import Status
@@ -187,6 +189,7 @@ def _run_nuts(
     draws: int,
     seed: int,
     progressbar: bool,
+    folder: Path | None,
 ) -> dict[str, Any]:
     sampler = options["sampler"]
     start = time.perf_counter()
@@ -268,25 +271,17 @@ def _run_fit(
     draws: int,
     seed: int,
     progressbar: bool,
+    folder: Path | None,
 ) -> dict[str, Any]:
     from pymc_vi_ext.approximations.empirical import Empirical
     from pymc_vi_ext.correction import correct
-    from pymc_vi_ext.fitting import fit
     from pymc_vi_ext.results import StopReason, to_datatree
 
-    own = () if name == "auto" else _methods()[name].Options.names()
     options = dict(options)
     corrected = options.pop("correct", False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        approx = fit(
-            method=name,
-            model=model,
-            random_seed=seed,
-            inf_kwargs={key: value for key, value in options.items() if key in own} or None,
-            progressbar=progressbar,
-            **{key: value for key, value in options.items() if key not in own},
-        )
+        approx = fit_or_go_on(model, name, options, seed, progressbar, folder)
     report = approx.report
     start = time.perf_counter()
     interrupted = report.stop_reason is StopReason.INTERRUPTED

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -239,6 +240,7 @@ def _peer(package: str, extra: str, fit: Fit, *options: type[Options]) -> Runnab
         draws: int,
         seed: int,
         progressbar: bool,
+        folder: Path | None,
     ) -> dict[str, Any]:
         start = time.perf_counter()
         with (

@@ -19,9 +19,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pymc_vi_ext.comparison.checkpoints import forget_checkpoints
 from pymc_vi_ext.comparison.methods import MethodSpec
 from pymc_vi_ext.comparison.runner import not_run, run_method, without_draws
-from pymc_vi_ext.comparison.storage import RESULT, load_result, save_result
+from pymc_vi_ext.comparison.storage import RESULT, clear_parts, load_result, save_result
 from pymc_vi_ext.comparison.types import MethodResult, Status
 from pymc_vi_ext.errors import INTERRUPT
 from pymc_vi_ext.interrupts import terminate
@@ -44,6 +45,8 @@ _PRELOADED = [
 # How often the parent looks whether it should go on, and how long a run that is interrupted may
 # take to leave what it has.
 _LOOKS_S, _GRACE_S = 0.1, 3.0
+# Before a process that was killed is run once more: memory may be free again by then.
+_PAUSE_S = 5.0
 OUTPUT = "output.txt"
 """What the process printed, in the folder of the run."""
 # So much of its end is told where there is nothing else to tell.
@@ -101,6 +104,10 @@ def run_in_process(
 ) -> MethodResult:
     """Run a method in a process of its own, which writes its result to a folder.
 
+    A process that is killed (SIGKILL, which the system sends for want of memory) is run once more
+    after five seconds, and goes on from its checkpoint, if it has one. Nothing else is tried again:
+    a method that raises, crashes or takes too long would do so again.
+
     Parameters
     ----------
     run : Run
@@ -108,7 +115,8 @@ def run_in_process(
         Made if it does not exist. :func:`pymc_vi_ext.comparison.storage.load_result` reads what is
         in it then, whatever happened to the process.
     max_seconds : float, optional
-        Wall-clock seconds after which the process is killed; the result is FAILED then.
+        Wall-clock seconds after which the process is killed, and not run again; the result is
+        FAILED then.
     stop : callable
         Asked ten times a second; once it is true the run is interrupted, and has three seconds to
         leave what it has got by then. The result is INTERRUPTED, or NOT_RUN where it had not begun.
@@ -124,16 +132,13 @@ def run_in_process(
     if stop():
         return _kept(not_run(spec, seed), folder)
     (folder / RESULT).unlink(missing_ok=True)
-    process = _context().Process(target=_work, args=(run, str(folder)), name=spec.label)
-    started = time.monotonic()
-    with _sigterm_blocked():
-        process.start()
-    try:
-        late = _late(process, started, max_seconds, stop)
-    finally:
-        if process.is_alive():
-            process.kill()
-        process.join()
+    clear_parts(folder)
+    deadline = time.monotonic() + (float("inf") if max_seconds is None else max_seconds)
+    late, exitcode = _attempt(run, folder, deadline, stop)
+    if late is None and exitcode == -signal.SIGKILL and not (folder / RESULT).exists():
+        late = _pause(deadline, stop)
+        if late is None:
+            late, exitcode = _attempt(run, folder, deadline, stop)
     if (folder / RESULT).exists() and late is not Status.FAILED:
         return load_result(folder)
     if late is Status.INTERRUPTED:
@@ -142,16 +147,41 @@ def run_in_process(
     if late is Status.FAILED:
         reason = f"not done after {max_seconds:g} s (max_seconds)"
     else:
-        reason = _how_it_ended(process.exitcode)
+        reason = _how_it_ended(exitcode)
         reason += f": {said.splitlines()[-1]}" if said else ""
     return _kept(without_draws(spec, seed, Status.FAILED, reason, said), folder)
 
 
-def _late(
-    process: BaseProcess, started: float, max_seconds: float | None, stop: Callable[[], bool]
-) -> Status | None:
+def _attempt(
+    run: Run, folder: Path, deadline: float, stop: Callable[[], bool]
+) -> tuple[Status | None, int | None]:
+    """Run the process until it has ended; what made it end sooner, if anything, and how it did."""
+    process = _context().Process(target=_work, args=(run, str(folder)), name=run.spec.label)
+    with _sigterm_blocked():
+        process.start()
+    try:
+        late = _late(process, deadline, stop)
+    finally:
+        if process.is_alive():
+            process.kill()
+        process.join()
+    return late, process.exitcode
+
+
+def _pause(deadline: float, stop: Callable[[], bool]) -> Status | None:
+    """Wait for some seconds, with the same result as :func:`_late`."""
+    end = time.monotonic() + _PAUSE_S
+    while time.monotonic() < end:
+        if time.monotonic() > deadline:
+            return Status.FAILED
+        if stop():
+            return Status.INTERRUPTED
+        time.sleep(_LOOKS_S)
+    return None
+
+
+def _late(process: BaseProcess, deadline: float, stop: Callable[[], bool]) -> Status | None:
     """Wait until the process has ended; what made it end sooner, FAILED being the time."""
-    deadline = started + (float("inf") if max_seconds is None else max_seconds)
     while not wait([process.sentinel], timeout=_LOOKS_S):
         if time.monotonic() > deadline:
             return Status.FAILED
@@ -165,12 +195,15 @@ def _late(
 
 def _kept(result: MethodResult, folder: Path) -> MethodResult:
     save_result(result, folder)
+    # What has come to an end does not go on; what was interrupted may.
+    if result.status in (Status.FINISHED, Status.FAILED):
+        forget_checkpoints(folder)
     return result
 
 
 def _how_it_ended(exitcode: int | None) -> str:
     if exitcode == -signal.SIGKILL:
-        return "the process was killed, by the system perhaps, for want of memory"
+        return "the process was killed twice, by the system perhaps, for want of memory"
     if exitcode is not None and exitcode < 0:
         return f"the process was ended by {signal.Signals(-exitcode).name}"
     return f"the process ended with status {exitcode} and without a result"
@@ -224,10 +257,10 @@ def _work(run: Run, folder: str) -> None:
     spec = run.spec
     try:
         model = build_model(run.parsed, run.path, allow_code=run.allow_code)
-        result = run_method(model, spec, run.seed, run.draws)
+        result = run_method(model, spec, run.seed, run.draws, folder=Path(folder))
     except KeyboardInterrupt:
         result = without_draws(spec, run.seed, Status.INTERRUPTED, INTERRUPT)
-    save_result(result, folder)
+    _kept(result, Path(folder))
 
 
 def _end_with_parent() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import pymc as pm
@@ -27,8 +28,12 @@ class Run(Protocol):
         draws: int,
         seed: int,
         progressbar: bool,
+        folder: Path | None,
     ) -> dict[str, Any]:
-        """Run `name` on `model` with all its options."""
+        """Run `name` on `model` with all its options.
+
+        In `folder`, if there is one, it may keep what it needs to go on after it was killed.
+        """
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import traceback
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,7 @@ def run_method(
     draws: int = 1000,
     *,
     progressbar: bool = False,
+    folder: Path | None = None,
 ) -> MethodResult:
     """Run one method with one seed; an error, or Ctrl-C, becomes part of the result.
 
@@ -148,6 +150,9 @@ def run_method(
     draws : int
         Draws from an approximation, or of each chain of a sampler.
     progressbar : bool
+    folder : Path, optional
+        Where a variational method that takes steps keeps a checkpoint while it runs, and goes on
+        from that of a run that was killed.
 
     Returns
     -------
@@ -157,7 +162,7 @@ def run_method(
     found: dict[str, Any] = {"status": Status.INTERRUPTED}
     try:
         with held(lambda: found.update(status=Status.INTERRUPTED)):
-            found = _run(model, spec, draws, seed, progressbar)
+            found = _run(model, spec, draws, seed, progressbar, folder)
             if take():
                 # It came between two parts of the work, or at its end.
                 found["status"] = Status.INTERRUPTED
@@ -191,14 +196,19 @@ def _identity(spec: MethodSpec, seed: int) -> dict[str, Any]:
 
 
 def _run(
-    model: pm.Model, spec: MethodSpec, draws: int, seed: int, progressbar: bool
+    model: pm.Model,
+    spec: MethodSpec,
+    draws: int,
+    seed: int,
+    progressbar: bool,
+    folder: Path | None,
 ) -> dict[str, Any]:
     """Return what a run has found, status included."""
     try:
         method = runnable(spec.name)
         options = method.values(spec.options)
         method.require(options)
-        return method.run(model, spec.name, options, draws, seed, progressbar)
+        return method.run(model, spec.name, options, draws, seed, progressbar, folder)
     except Exception as error:  # the other methods go on; the traceback is in the result
         return {
             "status": Status.FAILED,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import zipfile
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,12 @@ RESULT = "result.json"
 _LOSSES, _POSTERIOR = "losses.npz", "posterior.nc"
 FILES = (_LOSSES, _POSTERIOR, RESULT)
 """What a result is written as; a run without draws has no ``posterior.nc``."""
+# With how many bytes of each of these a result is whole.
+_SIZES = "files"
+
+
+class DamagedResultError(ValueError):
+    """A folder whose result is not there, or not whole."""
 
 
 def save_result(result: MethodResult, folder: str | Path) -> Path:
@@ -42,6 +49,8 @@ def save_result(result: MethodResult, folder: str | Path) -> Path:
     ------
     ImportError
         Without h5netcdf or h5py.
+    OSError
+        If it cannot be written; there is no result then, and what there was of it is removed.
 
     Examples
     --------
@@ -54,12 +63,50 @@ def save_result(result: MethodResult, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / _LOSSES, losses=np.asarray(result.losses))
-    if result.datatree is not None:
-        _write(_storable(result.datatree), folder / _POSTERIOR)
-    # Last: where it is, everything is.
-    write_json(folder / RESULT, _plain(result))
+    files = [folder / _LOSSES]
+    for name in (RESULT, _POSTERIOR):
+        (folder / name).unlink(missing_ok=True)
+    try:
+        np.savez(folder / _LOSSES, losses=np.asarray(result.losses))
+        if result.datatree is not None:
+            files.append(folder / _POSTERIOR)
+            _write(_storable(result.datatree), folder / _POSTERIOR)
+        sizes = {file.name: file.stat().st_size for file in files}
+        # Last: where it is, everything is.
+        write_json(folder / RESULT, _plain(result) | {_SIZES: sizes})
+    except OSError:
+        # On a full disk there is room again to say so.
+        for file in files:
+            file.unlink(missing_ok=True)
+        raise
     return folder
+
+
+def result_status(folder: str | Path) -> Status | None:
+    """Return how the run ended whose result lies in a folder; None without a whole result.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    Status or None
+        None where a file is missing or shorter than it was written.
+    """
+    folder = Path(folder)
+    try:
+        plain = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        whole = all((folder / name).stat().st_size == size for name, size in plain[_SIZES].items())
+        return Status(plain["status"]) if whole else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what is left of files that were being written when a process was killed."""
+    for part in folder.glob("*.part"):
+        part.unlink(missing_ok=True)
 
 
 def load_result(folder: str | Path) -> MethodResult:
@@ -72,17 +119,28 @@ def load_result(folder: str | Path) -> MethodResult:
     Returns
     -------
     MethodResult
+
+    Raises
+    ------
+    DamagedResultError
+        A ValueError: if it is not there, or not whole.
     """
     folder = Path(folder)
-    plain = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    with np.load(folder / _LOSSES, allow_pickle=False) as file:
-        losses = file["losses"]
-    path, datatree = folder / _POSTERIOR, None
-    if path.exists():
-        with xr.open_datatree(path, engine="h5netcdf") as opened:
-            datatree = opened.load()
-    status = Status(plain.pop("status"))
-    return MethodResult(**plain, status=status, losses=losses, datatree=datatree)
+    try:
+        plain = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        with np.load(folder / _LOSSES, allow_pickle=False) as file:
+            losses = file["losses"]
+        datatree = None
+        if _POSTERIOR in plain.pop(_SIZES):
+            with xr.open_datatree(folder / _POSTERIOR, engine="h5netcdf") as opened:
+                datatree = opened.load()
+        status = Status(plain.pop("status"))
+        return MethodResult(**plain, status=status, losses=losses, datatree=datatree)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise DamagedResultError(
+            f"There is no whole result in {folder} ({type(error).__name__}: {error}): remove it, "
+            "and the same command makes it anew."
+        ) from error
 
 
 def result_tree(result: MethodResult) -> xr.DataTree:
@@ -142,8 +200,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file that is whole whenever it is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _plain(result: MethodResult) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from pymc_vi_ext._names import readable
 from pymc_vi_ext.comparison.processes import Run
-from pymc_vi_ext.comparison.storage import RESULT, write_json
+from pymc_vi_ext.comparison.storage import result_status, write_json
 from pymc_vi_ext.comparison.types import Status
 
 if TYPE_CHECKING:
@@ -77,9 +77,9 @@ class Workspace:
         """Return all executions that have runs in a tracker."""
         found = []
         for file in sorted(self.root.glob(f"executions/*/{_IDS}")):
-            names = json.loads(file.read_text(encoding="utf-8"))["results"]
-            folders = tuple(self.root / "results" / name for name in names)
-            found.append(ExecutionFolder(file.parent, folders))
+            if (ids := _read(file)) is not None:
+                folders = tuple(self.root / "results" / name for name in ids["results"])
+                found.append(ExecutionFolder(file.parent, folders))
         return found
 
 
@@ -110,8 +110,8 @@ class ExecutionFolder:
     @property
     def ended(self) -> bool:
         """Whether all runs have come to an end, be it that they failed."""
-        ends = {Status.FINISHED.value, Status.FAILED.value}
-        return all(_status(folder) in ends for folder in self.results)
+        ends = {Status.FINISHED, Status.FAILED}
+        return all(result_status(folder) in ends for folder in self.results)
 
     @property
     def done(self) -> bool:
@@ -188,16 +188,12 @@ def fingerprint(model: pm.Model) -> str:
 
 def is_finished(folder: Path) -> bool:
     """Tell whether a result is there, and not that of a run that failed or was interrupted."""
-    return _status(folder) == Status.FINISHED.value
-
-
-def _status(folder: Path) -> str:
-    plain = _read(folder / RESULT)
-    return "" if plain is None else str(plain["status"])
+    return result_status(folder) is Status.FINISHED
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    with contextlib.suppress(FileNotFoundError):
+    # One that is damaged is written anew.
+    with contextlib.suppress(FileNotFoundError, ValueError):
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
     return None

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 from pathlib import Path
 
@@ -207,3 +208,36 @@ def test_plain_pymc_fit_saves_parameters_only(model, tmp_path):
     np.testing.assert_array_equal(held.arrays["parameters"], mean_and_rho)
     with pytest.raises(CheckpointError, match=r"was not written by `vix\.fit`"):
         vix.resume(path, model)
+
+
+def test_seconds_in_place_of_steps(model, tmp_path):
+    """Wherever the steps pause; the rest of the fit is the same, and its seconds are told too."""
+    path = tmp_path / "fit.npz"
+    options = {"model": model, "random_seed": 3, **QUIET}
+    save = Checkpoint(path, seconds=1e-4)
+    whole = vix.fit(3_000, callbacks=[save], **options)
+    held = checkpoint.read(path)
+    assert 0 < held.header["step"] < whole.report.steps
+    spent = held.header["seconds"]
+    assert 0 < spent["run_s"] < whole.report.timings.run_s
+    resumed = vix.resume(path, model, progressbar=False)
+    np.testing.assert_array_equal(resumed.hist, whole.hist)
+    np.testing.assert_array_equal(vix.fit(3_000, **options).hist, whole.hist)
+    assert resumed.report.timings.run_s > spent["run_s"]
+    assert resumed.report.timings.before_s > sum(spent.values()) - spent["run_s"]
+    with pytest.raises(ValueError, match="seconds"):
+        Checkpoint(path, seconds=0)
+
+
+def test_writing_takes_at_most_a_fiftieth_of_a_fit(model, tmp_path, monkeypatch):
+    written = []
+
+    def slowly(path, content):
+        written.append(content)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(checkpoint, "_write", slowly)
+    save = Checkpoint(tmp_path / "fit.npz", seconds=1e-4)
+    stop = vix.callbacks.WallTime(4)
+    vix.fit(10**9, model=model, callbacks=[save, stop], convergence=None, score=False, **QUIET)
+    assert 1 <= len(written) <= 2

@@ -5,13 +5,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 
 from pymc_vi_ext import zoo
-from pymc_vi_ext.comparison import Status, make_spec, run_method
+from pymc_vi_ext.comparison import Status, checkpoints, make_spec, run_method
 from pymc_vi_ext.comparison.processes import OUTPUT, Run, run_in_process
 from pymc_vi_ext.comparison.storage import load_result
 
@@ -60,7 +61,7 @@ def test_a_run_is_that_of_this_process(tmp_path):
     ("factory", "max_seconds", "reason"),
     [
         ("hangs", 1.5, r"not done after 1\.5 s \(max_seconds\)"),
-        ("is_killed", None, "the process was killed"),
+        ("is_killed", None, "the process was killed twice"),
         ("leaves", None, "the process ended with status 3 and without a result: no luck today"),
         ("raises", None, "the process ended with status 1 .*cannot be built: .*no model"),
     ],
@@ -91,6 +92,74 @@ def test_nothing_begins_that_is_stopped_before(tmp_path):
     result = run_in_process(run_of("gamma"), tmp_path, stop=lambda: True)
     assert result.status is Status.NOT_RUN
     assert not (tmp_path / OUTPUT).exists()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks for processes in /proc")
+def test_a_process_that_is_killed_goes_on_from_its_checkpoint(tmp_path):
+    """The same losses as if nothing had happened; its seconds are those of both processes."""
+    long = {"name": "advi", "n": 80_000, "convergence": None, "obj_n_mc": 500}
+    killed = threading.Thread(target=kill_after_a_checkpoint, args=(tmp_path,))
+    killed.start()
+    found = run_in_process(run_of("gamma", long, parameters={"n": 30}), tmp_path)
+    killed.join()
+    assert found.status is Status.FINISHED, found.reason
+    here = run_method(zoo.build("gamma", n=30), make_spec(long), 1, 20)
+    # The mark that was left in the checkpoint: these are not the losses of a fit from the start.
+    assert found.losses[0] == MARK
+    np.testing.assert_array_equal(found.losses[1:], here.losses[1:])
+    assert found.steps == here.steps == 80_000
+    assert found.compile_s + found.fit_s > 5  # of which the first process alone took as many
+    assert not list(tmp_path.glob("*checkpoint*"))
+
+
+MARK = 12345.0
+
+
+def kill_after_a_checkpoint(folder):
+    """Kill the run in a folder once it has a checkpoint, and leave a mark in that."""
+    while not (found := list(folder.glob("checkpoint-*.npz"))):
+        if (folder / "result.json").exists():
+            return  # what the test then says
+        time.sleep(0.05)
+    for pid in os.listdir("/proc"):
+        try:
+            if os.readlink(f"/proc/{pid}/fd/1") == str(folder / OUTPUT):
+                os.kill(int(pid), signal.SIGKILL)
+        except OSError:
+            continue
+    leave_a_mark(found[0])
+
+
+def leave_a_mark(path):
+    with np.load(path) as file:
+        content = dict(file)
+    content["losses"][0] = MARK
+    np.savez(path, **content)
+
+
+def test_a_checkpoint_that_is_damaged_or_of_another_fit_does_not_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "_SECONDS", 1e-3)
+    options = {"n": 2_000, "convergence": None, "obj_n_mc": 100}
+    model, other = zoo.build("gamma", n=30), zoo.build("gamma", n=31)
+
+    def fit(model, seed=1):
+        return checkpoints.fit_or_go_on(model, "advi", options, seed, False, tmp_path).hist
+
+    fresh = fit(model)
+    [path] = tmp_path.iterdir()
+    content = path.read_bytes()
+    for damaged in (b"", b"hello", content[:900]):
+        path.write_bytes(damaged)
+        np.testing.assert_array_equal(fit(model), fresh)
+    checkpoints.forget_checkpoints(tmp_path)
+    fit(other)
+    assert [path] == list(tmp_path.iterdir())  # by what it was asked for it is the same
+    np.testing.assert_array_equal(fit(model), fresh)
+    path.write_bytes(content)
+    leave_a_mark(path)
+    assert MARK not in fit(model, seed=2)
+    # The same fit does go on from it.
+    assert fit(model)[0] == MARK
 
 
 PARENT = """

@@ -26,7 +26,7 @@ def fit_state(draws=None, backend="jax", d=2):
         inference, obj_n_mc=draws, obj_optimizer=optimizer, quasi_noise=noise
     )
     loop = make_loop(program, backend)
-    return FitState(inference.approx, program, loop, vix.optimizers.Optimizer(), [], 0)
+    return FitState(inference.approx, program, loop, vix.optimizers.Optimizer(), [], 0, None)
 
 
 @pytest.mark.parametrize("backend", ["jax", "numba", "c"])
