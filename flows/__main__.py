@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -21,21 +18,15 @@ from pymc_vi_ext.tracking import (
     without_password,
 )
 
-from .asked import METHOD_FAILED, Asked, absolute, check_tracker, checked, refuse
+from .asked import METHOD_FAILED, Asked, absolute, check_places, check_tracker, checked, refuse
 from .configurations import configuration_path
+from .runners import Runner
 
 app = typer.Typer(
     help="Compare inference methods on a model, with Prefect, and keep what they give.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-
-class Runner(StrEnum):
-    """How runs follow each other."""
-
-    SEQUENTIAL = "sequential"
-    PROCESS = "process"
 
 
 Config = Annotated[
@@ -62,7 +53,12 @@ Changes = Annotated[
 ]
 Only = Annotated[list[str] | None, typer.Option(help="Label of a method to run, and no others.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Run again what has finished before.")]
-RunnerOption = Annotated[Runner, typer.Option(help="One run at a time, or one on each core.")]
+_HOW = "One run at a time, one on each core, or as many as a cluster takes."
+RunnerOption = Annotated[Runner, typer.Option(help=_HOW)]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Of a running cluster: tcp://host:8786 (dask), ray://host:10001 (ray)."),
+]
 
 
 @app.command()
@@ -75,6 +71,7 @@ def compare(
     only: Only = None,
     fresh: Fresh = False,
     runner: RunnerOption = Runner.SEQUENTIAL,
+    address: Address = None,
 ) -> None:
     """Run a comparison now, or go on with it.
 
@@ -85,7 +82,7 @@ def compare(
     asked = checked(config, tracking_uri, allow_code, folder, changes, only)
     if asked[0].comparison is not None:
         refuse(ValueError(f"{config} is a suite of several models: run it with `suite`."))
-    _run(asked, fresh, runner)
+    _run(asked, fresh, runner, address)
 
 
 @app.command()
@@ -98,6 +95,7 @@ def suite(
     only: Only = None,
     fresh: Fresh = False,
     runner: RunnerOption = Runner.SEQUENTIAL,
+    address: Address = None,
 ) -> None:
     """Run the comparisons of a suite, models times methods times seeds, or go on with them.
 
@@ -106,15 +104,14 @@ def suite(
     asked = checked(config, tracking_uri, allow_code, folder, changes, only)
     if asked[0].comparison is None:
         refuse(ValueError(f"{config} has no `models`, so it is no suite: run it with `compare`."))
-    _run(asked, fresh, runner)
+    _run(asked, fresh, runner, address)
 
 
-def _run(asked: list[Asked], fresh: bool, runner: Runner) -> None:
+def _run(asked: list[Asked], fresh: bool, runner: Runner, address: str | None) -> None:
     from .running import run_all
 
-    check_tracker(asked[0].uri)
-    workers = (os.cpu_count() or 1) if runner is Runner.PROCESS else 1
-    if status := run_all(Console(), asked, fresh=fresh, workers=workers):
+    check_places(asked[0])
+    if status := run_all(Console(), asked, fresh=fresh, runner=runner, address=address):
         raise typer.Exit(status)
 
 

@@ -13,6 +13,7 @@ import typer
 from pymc_vi_ext.tracking import (
     URI_VARIABLE,
     absolute_uri,
+    check_folder,
     folder_beside,
     open_tracker,
     without_password,
@@ -143,6 +144,15 @@ def absolute(tracking_uri: str) -> str:
     try:
         return absolute_uri(tracking_uri)
     except ValueError as error:
+        refuse(error)
+
+
+def check_places(asked: Asked) -> None:
+    """Leave with one sentence if tracker or workspace cannot be written to now."""
+    check_tracker(asked.uri)
+    try:
+        check_folder(Path(asked.folder))
+    except ConnectionError as error:
         refuse(error)
 
 

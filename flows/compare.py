@@ -22,13 +22,17 @@ from prefect import State, flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from pymc_vi_ext.comparison import Status
-from pymc_vi_ext.comparison.config import config_type, load_config, reference_file
+from pymc_vi_ext.comparison.config import (
+    ComparisonConfig,
+    config_type,
+    load_config,
+    reference_file,
+)
 from pymc_vi_ext.comparison.durations import keep_seconds
 from pymc_vi_ext.comparison.processes import Run, run_in_process
-from pymc_vi_ext.comparison.storage import RESULT
+from pymc_vi_ext.comparison.storage import result_status
 from pymc_vi_ext.comparison.workspace import ExecutionFolder
 from pymc_vi_ext.errors import INTERRUPT
 from pymc_vi_ext.interrupts import held, pending, take, terminate
@@ -37,24 +41,20 @@ from pymc_vi_ext.tracking.rebuild import write_configuration
 from .executions import (
     execution_of,
     failed_methods,
+    keep_table,
     not_converged,
+    reason,
     record_comparison,
     record_result,
+    record_results,
+    rows_of,
     scored,
     tracker_at,
 )
+from .runners import Runner, runner_of
 
 EACH_TIME = "each time"
 """The token of flows that run everything anew; one that Prefect tries again goes on."""
-# Typed as a runner of futures of its own kind, which is what flows take.
-_threads: Any = ThreadPoolTaskRunner
-
-
-def runner_of(workers: int) -> Any:
-    """Return the runner of so many runs at a time; each is a process, and its task waits for it."""
-    return _threads(max_workers=workers)
-
-
 # How often the flow looks for Ctrl-C while its tasks run.
 _LOOKS_S = 0.2
 
@@ -71,13 +71,32 @@ class Interrupted(MethodsFailed):
     """Ctrl-C ended the comparison; ``report`` has what there is."""
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
-def begin(config: dict[str, Any], path: str, tracking_uri: str) -> dict[str, Any]:
-    """Create the runs in the tracker; return their ids."""
-    parsed = config_type().model_validate(config)
-    tracker = tracker_at(tracking_uri)
+def may_pass(task: Any, task_run: Any, state: State[Any]) -> bool:
+    """Tell whether a tracker may take later what it does not take now: it is away, or locked."""
+    cause = getattr(state.data, "__cause__", None)
+    return not isinstance(cause, ValueError | TypeError | ImportError)
+
+
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=[1, 5],
+    retry_condition_fn=may_pass,
+)
+def begin(config: dict[str, Any], path: str, tracking_uri: str, token: str) -> dict[str, Any]:
+    """Create the runs in the tracker that there are not yet by that token; return their ids."""
+    try:
+        return _begin(config_type().model_validate(config), path, tracking_uri, token)
+    except Exception as error:
+        raise ConnectionError(f"The tracker began no runs: {reason(error)}") from error
+
+
+def _begin(parsed: ComparisonConfig, path: str, uri: str, token: str) -> dict[str, Any]:
+    tracker = tracker_at(uri)
+    tracker.check()
     names = [f"{spec.label} seed {seed}" for spec in parsed.specs() for seed in parsed.seeds]
-    execution = tracker.begin(parsed.name, names, {"model": parsed.model})
+    execution = tracker.begin(parsed.name, names, {"model": parsed.model}, token)
     settings = {
         "model": parsed.model,
         "draws": parsed.draws,
@@ -116,15 +135,24 @@ def run(
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def score(folders: list[str], place: str, ids: dict[str, Any], interrupted: bool) -> dict[str, Any]:
+def score(
+    folders: list[str], place: str, ids: dict[str, Any], cut_short: bool, lost: dict[int, str]
+) -> dict[str, Any]:
     """Score all results against the reference, record them; return the table."""
     execution = ExecutionFolder(Path(place), tuple(map(Path, folders)))
-    comparison = scored(execution, ids["config"], ids["path"])
-    untracked = record_comparison(execution, ids, comparison, interrupted)
-    return {"table": execution.table, "untracked": untracked}
+    comparison = scored(execution, ids, lost)
+    rows = rows_of(comparison)
+    # All of its runs before what they say together, which concludes it.
+    untracked = (
+        keep_table(execution, rows)
+        or record_results(execution, ids)
+        or record_comparison(execution, ids, comparison, cut_short)
+    )
+    missed = not_converged(comparison.results, ids["config"])
+    return {"table": rows, "untracked": untracked, "not_converged": missed}
 
 
-@flow(name="compare", persist_result=False, task_runner=runner_of(1))
+@flow(name="compare", persist_result=False, task_runner=runner_of(Runner.SEQUENTIAL))
 def compare(
     config: str,
     tracking_uri: str,
@@ -181,8 +209,9 @@ def compare(
     # What has been concluded stays as it is, and another attempt has runs of its own.
     concluded = execution.is_tracked(None)
     if ids is None or concluded or not tracker_at(tracking_uri).has(ids["parent"]):
-        made = begin(plain, config, tracking_uri)
-        ids = {**made, "uri": tracking_uri, "config": plain, "path": config}
+        mark = execution.token()
+        made = begin(plain, config, tracking_uri, mark)
+        ids = {**made, "uri": tracking_uri, "config": plain, "path": config, "token": mark}
         execution.keep_ids(ids)
     futures: dict[int, PrefectFuture[Any]] = {}
     for number, (work, finished) in enumerate(zip(runs, execution.finished, strict=True)):
@@ -194,13 +223,12 @@ def compare(
             config, plain, allow_code, work.method, work.seed, place, stop
         )
     with held(lambda: None), _sigterm_as_interrupt():
-        untracked = _follow(execution, futures, ids)
+        lost = _follow(execution, futures, ids)
         interrupted = take() or execution.stop.exists()
     folders = list(map(str, execution.results))
-    report = score(folders, str(execution.path), ids, interrupted)
+    cut_short = interrupted or bool(lost)
+    report = score(folders, str(execution.path), ids, cut_short, lost)
     report |= {key: ids[key] for key in ("parent", "children")}
-    report["untracked"] = untracked or report["untracked"]
-    report["not_converged"] = not_converged(execution, parsed)
     execution.stop.unlink(missing_ok=True)
     if interrupted:
         return Failed(message=INTERRUPT, data=Interrupted(INTERRUPT, report))
@@ -227,15 +255,15 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 def _follow(
     execution: ExecutionFolder, futures: dict[int, PrefectFuture[Any]], ids: dict[str, Any]
-) -> str:
-    """Record results as they come, and pass Ctrl-C on; return why some are not recorded."""
+) -> dict[int, str]:
+    """Record results as they come, and pass Ctrl-C on; return why some were not kept."""
     done: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(len(execution.results)):
         if number in futures:
             futures[number].add_done_callback(partial(_put, done, number))
         else:
             done.put(number)
-    untracked, waiting = "", set(range(len(execution.results)))
+    untracked, lost, waiting = "", {}, set(range(len(execution.results)))
     while waiting:
         if pending():
             execution.stop.touch()
@@ -244,10 +272,22 @@ def _follow(
         except queue.Empty:
             continue
         waiting.remove(number)
-        if not (execution.results[number] / RESULT).exists():
-            futures[number].result()  # raises: not the method failed, but what is around it
+        if result_status(execution.results[number]) is None:
+            # Not the method failed, but what is around it: the disk, a worker.
+            lost[number] = f"its result could not be kept: {_problem(futures.get(number))}"
+            continue
+        # The rest waits for the end, when there is another try.
         untracked = untracked or record_result(execution, number, ids)
-    return untracked
+    return lost
+
+
+def _problem(future: PrefectFuture[Any] | None) -> str:
+    try:
+        if future is not None:
+            future.result()
+    except Exception as error:
+        return reason(error)
+    return "it is not there"
 
 
 def _put(done: queue.SimpleQueue[int], number: int, future: PrefectFuture[Any]) -> None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import warnings
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pymc_vi_ext.comparison import Comparison, ReferenceWarning, Status, summarise
+from pymc_vi_ext.comparison import (
+    Comparison,
+    MethodResult,
+    MethodSpec,
+    ReferenceWarning,
+    Status,
+    summarise,
+)
 from pymc_vi_ext.comparison.config import (
     ComparisonConfig,
     config_type,
@@ -18,7 +25,8 @@ from pymc_vi_ext.comparison.config import (
 from pymc_vi_ext.comparison.data import file_digest
 from pymc_vi_ext.comparison.processes import Run
 from pymc_vi_ext.comparison.references import convergence_problem
-from pymc_vi_ext.comparison.storage import load_result
+from pymc_vi_ext.comparison.runner import without_draws
+from pymc_vi_ext.comparison.storage import DamagedResultError, load_result, result_status
 from pymc_vi_ext.comparison.workspace import ExecutionFolder, Workspace
 from pymc_vi_ext.tracking import (
     Execution,
@@ -65,13 +73,12 @@ def _digest_of_reference(config: ComparisonConfig, path: str) -> str:
     return "" if file is None else file_digest(file)
 
 
-def not_converged(execution: ExecutionFolder, config: ComparisonConfig) -> list[str]:
+def not_converged(results: Iterable[MethodResult], config: Mapping[str, Any]) -> list[str]:
     """Return the runs that have not converged, of methods which have to."""
-    results = map(load_result, execution.results)
     return [
         f"{result.label} seed {result.seed}"
         for result in results
-        if result.label in config.must_converge
+        if result.label in config.get("must_converge", ())
         and result.status is Status.FINISHED  # the others are told otherwise
         and convergence_problem(result)
     ]
@@ -85,39 +92,76 @@ def failed_methods(rows: list[dict[str, Any]]) -> list[str]:
 
 def record_result(execution: ExecutionFolder, number: int, ids: Mapping[str, Any]) -> str:
     """Record one run, once; return why that cannot be done, empty if it can."""
-    result = load_result(execution.results[number])
-    ended = result.status in (Status.FINISHED, Status.FAILED)
+    run_id, folder = ids["children"][number], execution.results[number]
+    ended = result_status(folder) in (Status.FINISHED, Status.FAILED)
     if not ended or execution.is_tracked(number):
         return ""
-    run_id, folder = ids["children"][number], execution.results[number]
-    problem = _tried(lambda: report_result(tracker_at(ids["uri"]), run_id, result, folder))
-    if not problem:
+
+    def record(tracker: RunTracker) -> None:
+        report_result(tracker, run_id, load_result(folder), folder)
         execution.mark_tracked(number)
-    return problem
+
+    return _tried(ids["uri"], record)
+
+
+def record_results(execution: ExecutionFolder, ids: Mapping[str, Any]) -> str:
+    """Record the runs that are not, up to the first that cannot be; return why."""
+    problems = (record_result(execution, k, ids) for k in range(len(execution.results)))
+    return next(filter(None, problems), "")
 
 
 def record_comparison(
-    execution: ExecutionFolder, ids: Mapping[str, Any], comparison: Comparison, interrupted: bool
+    execution: ExecutionFolder, ids: Mapping[str, Any], comparison: Comparison, cut_short: bool
 ) -> str:
     """Record what all runs together say; return why that cannot be done, empty if it can."""
     runs = Execution(ids["parent"], tuple(ids["children"]))
-    report = report_interrupted if interrupted else report_comparison
-    problem = _tried(lambda: report(tracker_at(ids["uri"]), runs, comparison))
-    if not (problem or interrupted):
-        execution.mark_tracked(None)
-    return problem
+
+    def record(tracker: RunTracker) -> None:
+        if cut_short:
+            report_interrupted(tracker, runs, comparison)
+        else:
+            report_comparison(tracker, runs, comparison)
+            execution.mark_tracked(None)
+
+    return _tried(ids["uri"], record)
 
 
-def scored(execution: ExecutionFolder, config: Mapping[str, Any], path: str) -> Comparison:
-    """Score the results of an execution, and keep the table."""
-    parsed = config_type().model_validate(config)
+def scored(
+    execution: ExecutionFolder, ids: Mapping[str, Any], lost: Mapping[int, str]
+) -> Comparison:
+    """Score the results of an execution; `lost` says why some could not be kept."""
+    parsed = config_type().model_validate(ids["config"])
+    runs = [(spec, seed) for spec in parsed.specs() for seed in parsed.seeds]
     with warnings.catch_warnings():
         # The table has it as a note, and the command line prints the notes.
         warnings.simplefilter("ignore", ReferenceWarning)
-        results = [load_result(folder) for folder in execution.results]
-        comparison = summarise(results, reference_of(parsed, path))
-    execution.keep_table(comparison.table.reset_index().to_dict(orient="records"))
-    return comparison
+        results = [
+            _result(folder, *run, lost.get(number, ""))
+            for number, (folder, run) in enumerate(zip(execution.results, runs, strict=True))
+        ]
+        return summarise(results, reference_of(parsed, ids["path"]))
+
+
+def _result(folder: Path, spec: MethodSpec, seed: int, why_lost: str) -> MethodResult:
+    try:
+        return load_result(folder)
+    except DamagedResultError as error:
+        return without_draws(spec, seed, Status.FAILED, why_lost or str(error))
+
+
+def keep_table(execution: ExecutionFolder, rows: list[dict[str, Any]]) -> str:
+    """Write the table; return why that cannot be done, empty if it can."""
+    try:
+        execution.keep_table(rows)
+    except OSError as error:
+        return reason(error)
+    return ""
+
+
+def rows_of(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the rows of the table, as JSON can hold them."""
+    rows: list[dict[str, Any]] = comparison.table.reset_index().to_dict(orient="records")
+    return rows
 
 
 def waiting(workspace: Workspace, uri: str) -> list[ExecutionFolder]:
@@ -136,18 +180,40 @@ def catch_up(execution: ExecutionFolder) -> str:
     """Record what a tracker does not have yet; return why that cannot be done, empty if it can."""
     ids = execution.ids
     assert ids is not None
-    for number in range(len(execution.results)):
-        if problem := record_result(execution, number, ids):
-            return problem
-    return record_comparison(
-        execution, ids, scored(execution, ids["config"], ids["path"]), interrupted=False
+    if problem := record_results(execution, ids):
+        return problem
+    comparison = scored(execution, ids, {})
+    return keep_table(execution, rows_of(comparison)) or record_comparison(
+        execution, ids, comparison, cut_short=False
     )
 
 
-def _tried(record: Callable[[], None]) -> str:
+def report_of(execution: ExecutionFolder) -> dict[str, Any] | None:
+    """Return what a flow would that came to the end of an execution; None if it did not."""
+    ids = execution.ids
+    if ids is None or not execution.ended:
+        return None
+    comparison = scored(execution, ids, {})
+    untracked = "" if execution.is_tracked(None) else "Prefect's server went away before"
+    return {
+        "table": rows_of(comparison),
+        "untracked": untracked,
+        "not_converged": not_converged(comparison.results, ids["config"]),
+    }
+
+
+def reason(error: Exception) -> str:
+    """Return an exception as one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:_MOST]}"
+
+
+def _tried(uri: str, record: Callable[[RunTracker], None]) -> str:
     """Do it, and return what keeps it from being done: fits go on without a tracker."""
     try:
-        record()
+        tracker = tracker_at(uri)
+        # In two seconds at most; requests to a server that hangs take far longer.
+        tracker.check()
+        record(tracker)
     except Exception as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:_MOST]}"
+        return reason(error)
     return ""

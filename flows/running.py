@@ -17,9 +17,19 @@ from pymc_vi_ext.tracking import open_tracker
 
 from .asked import INTERRUPTED, METHOD_FAILED, Asked, refuse
 from .display import print_suite, print_table
+from .runners import Runner, runner_of
+
+_GOES_ON = "What has finished is kept, and the same command goes on."
 
 
-def run_all(console: Console, asked: Sequence[Asked], *, fresh: bool, workers: int) -> int:
+def run_all(
+    console: Console,
+    asked: Sequence[Asked],
+    *,
+    fresh: bool,
+    runner: Runner,
+    address: str | None = None,
+) -> int:
     """Run comparisons, or go on with them, and print their tables; return the exit status.
 
     Parameters
@@ -29,16 +39,15 @@ def run_all(console: Console, asked: Sequence[Asked], *, fresh: bool, workers: i
         With the same tracker.
     fresh : bool
         Whether to run again what has finished before.
-    workers : int
-        How many runs at a time.
+    runner : Runner
+    address : str, optional
+        Of a cluster.
     """
-    # Prefect would print each failure twice; the table tells it. Before the import of Prefect.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     known = [None if fresh else _known(one) for one in asked]
     missing = [one for one, report in zip(asked, known, strict=True) if report is None]
     reports: dict[str, Mapping[str, Any]] = {}
     status = 0
-    with _flow(console, workers) if missing else nullcontext() as flow:
+    with _flow(console, runner, address) if missing else nullcontext() as flow:
         for one, report in zip(asked, known, strict=True):
             if report is None:
                 ended, report = _run(console, one, flow, fresh)
@@ -62,21 +71,31 @@ def run_all(console: Console, asked: Sequence[Asked], *, fresh: bool, workers: i
 
 
 @contextmanager
-def _flow(console: Console, workers: int) -> Iterator[Any]:
+def _flow(console: Console, runner: Runner, address: str | None) -> Iterator[Any]:
     """Yield the flow, while there is a server for it."""
+    # Prefect would print each failure twice; the table tells it. Before the import of Prefect.
+    for name in ("PREFECT_LOGGING_LEVEL", "PREFECT_LOGGING_INTERNAL_LEVEL"):
+        os.environ.setdefault(name, "CRITICAL")
+    try:
+        where = runner_of(runner, address)
+    except (ImportError, ValueError) as error:
+        refuse(error)
     signal.signal(signal.SIGTERM, terminate)
     with console.status("Starting Prefect ..."):
-        from .compare import compare, runner_of
+        from .compare import compare
         from .server import server
 
     # Ctrl-C ends the runs that it meets, and never Prefect's own work around them.
     with held(lambda: None), server(scheduling=False):
-        yield compare.with_options(task_runner=runner_of(workers))
+        yield compare.with_options(task_runner=where)
 
 
 def _run(console: Console, asked: Asked, flow: Any, fresh: bool) -> tuple[int, Mapping[str, Any]]:
     """Return the exit status of a comparison, and its report."""
+    from httpx import TransportError
+
     from .compare import Interrupted, MethodsFailed
+    from .executions import failed_methods, report_of
 
     token = uuid.uuid4().hex if fresh else asked.data
     with console.status(f"Comparing methods on {asked.parsed.name} ..."):
@@ -87,17 +106,29 @@ def _run(console: Console, asked: Asked, flow: Any, fresh: bool) -> tuple[int, M
         except MethodsFailed as error:
             return METHOD_FAILED, error.report
         except OSError as error:
-            refuse(OSError(f"{error}. What has finished is kept, and the same command goes on."))
+            refuse(OSError(f"{error}. {_GOES_ON}"))
+        except TransportError as error:
+            away = f"Prefect's server has gone away ({error})"
+    report = report_of(asked.execution(token)[0])
+    if report is None:
+        refuse(ConnectionError(f"{away}. {_GOES_ON}"))
+    console.print(f"{away}, and does not know how this ended.", soft_wrap=True)
+    return METHOD_FAILED if report["not_converged"] or failed_methods(
+        report["table"]
+    ) else 0, report
 
 
 def _known(asked: Asked) -> Mapping[str, Any] | None:
     """Return the report of what has been concluded before; None where it has not."""
+    from pymc_vi_ext.comparison.storage import load_result
+
     from .executions import not_converged
 
     execution, _ = asked.execution(asked.data)
     if not execution.done:
         return None
-    missed = not_converged(execution, asked.parsed)
+    plain = asked.parsed.model_dump(mode="json", exclude_unset=True)
+    missed = not_converged(map(load_result, execution.results), plain)
     return {"table": execution.table, "untracked": "", "not_converged": missed}
 
 

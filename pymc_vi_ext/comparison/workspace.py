@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import uuid
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ _PACKAGES = (
     "pymc-vi-ext", "pymc", "pytensor", "numpy", "jax", "jaxlib", "numba",
     "nutpie", "numpyro", "blackjax", "pymc-extras",
 )  # fmt: skip
-_IDS, _TABLE, _STOP = "runs.json", "table.json", "stop"
+_IDS, _BEGUN, _TABLE, _STOP = "runs.json", "begun.json", "table.json", "stop"
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,17 @@ class ExecutionFolder:
         """The rows of the table; None before there is one."""
         found = _read(self.path / _TABLE)
         return None if found is None else found["rows"]
+
+    def token(self) -> str:
+        """Return the token to begin runs in the tracker with; the same until their ids are kept.
+
+        Those that were begun before a flow was killed are found by it.
+        """
+        begun, ids = _read(self.path / _BEGUN), self.ids or {}
+        if begun is None or begun["token"] == ids.get("token"):
+            begun = {"token": uuid.uuid4().hex}
+            write_json(self.path / _BEGUN, begun)
+        return str(begun["token"])
 
     def keep_ids(self, ids: dict[str, Any]) -> None:
         """Write the runs in the tracker, which has nothing of them yet."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pymc_vi_ext.tracking._reachable import without_password
+from pymc_vi_ext.tracking._reachable import check_folder, without_password
 from pymc_vi_ext.tracking.backends import (
     BACKENDS,
     DEFAULT_URI,
@@ -39,6 +39,7 @@ __all__ = [
     "RunStatus",
     "RunTracker",
     "absolute_uri",
+    "check_folder",
     "folder_beside",
     "open_tracker",
     "rebuild_comparison",

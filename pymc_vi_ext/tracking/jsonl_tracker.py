@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import time
@@ -85,19 +87,28 @@ class JsonlTracker:
         path = self._run(run_id) / "files" / _safe(file)
         return Path(shutil.copy(path, folder)) if path.exists() else None
 
-    def begin(self, comparison: str, children: Sequence[str], tags: Mapping[str, str]) -> Execution:
+    def begin(
+        self,
+        comparison: str,
+        children: Sequence[str],
+        tags: Mapping[str, str],
+        token: str | None = None,
+    ) -> Execution:
         """Create the parent's folder and its children's in it."""
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        name = f"{now.replace(':', '.')} {uuid.uuid4().hex[:8]}"  # two may begin in one second
-        parent = self._root / _safe(comparison) / name
+        # Two may begin in one second.
+        mark = hashlib.sha256((token or uuid.uuid4().hex).encode()).hexdigest()[:8]
+        place = self._root / _safe(comparison)
+        parent = next(place.glob(f"* {mark}"), place / f"{now.replace(':', '.')} {mark}")
         started = {"event": "begin", "time": now}
         runs = [(parent, {**started, "comparison": comparison, "tags": dict(tags)})]
         for number, child in enumerate(children):
             # Numbered: names may be the same, or that of a folder of the parent's own.
             runs.append((parent / f"{number:02d} {_safe(child)}", {**started, "name": child}))
         for folder, event in runs:
-            folder.mkdir(parents=True)
-            _append(folder, [event])
+            folder.mkdir(parents=True, exist_ok=True)
+            if "\n" not in _text(folder / _EVENTS):
+                _append(folder, [event])
         parent_id, *child_ids = (run.relative_to(self._root).as_posix() for run, _ in runs)
         return Execution(parent_id, tuple(child_ids))
 
@@ -190,11 +201,19 @@ def _metric(key: str, step: int, value: float) -> dict[str, Any]:
     return {"event": "metric", "key": key, "step": int(step), "value": written}
 
 
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
 def _append(run: Path, events: Iterable[Mapping[str, Any]]) -> None:
     """Add the events that the run does not have yet."""
     path = run / _EVENTS
     lines = [json.dumps(event, ensure_ascii=False, allow_nan=False) for event in events]
-    there = set(path.read_text(encoding="utf-8").split("\n")) if path.exists() else set()
+    whole, end, torn = _text(path).rpartition("\n")
+    if torn:
+        # The disk was full, or the process was killed.
+        os.truncate(path, len(f"{whole}{end}".encode()))
+    there = set(whole.split("\n"))
     new = [line for line in dict.fromkeys(lines) if line not in there]
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(f"{line}\n" for line in new))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import uuid
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,9 @@ _DEFAULT = "Default"
 # and 100 params.
 _LONGEST = 500
 _METRICS_AT_ONCE, _PARAMS_AT_ONCE = 900, 100
+# By which runs are found that were begun and whose ids nobody has kept.
+_TOKEN, _PLACE = "pymc_vi_ext.token", "pymc_vi_ext.place"
+_RUNS_AT_MOST = 50_000
 
 
 class MlflowTracker:
@@ -119,13 +123,8 @@ class MlflowTracker:
         """Return the ids of an execution's children."""
         experiment = self._client.get_run(run_id).info.experiment_id
         of_parent = f"tags.`{PARENT_RUN_TAG}` = '{run_id}'"
-        ids: list[str] = []
-        page = None
-        while page != "":
-            runs = self._client.search_runs([experiment], of_parent, page_token=page)
-            ids += [run.info.run_id for run in runs]
-            page = runs.token or ""
-        return tuple(ids)
+        runs = self._client.search_runs([experiment], of_parent, max_results=_RUNS_AT_MOST)
+        return tuple(run.info.run_id for run in runs)
 
     def fetch(self, run_id: str, file: str, folder: Path) -> Path | None:
         """Download a file of a run to a folder; None if it has none of that name."""
@@ -135,21 +134,31 @@ class MlflowTracker:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         return Path(self._client.download_artifacts(run_id, file, str(folder)))
 
-    def begin(self, comparison: str, children: Sequence[str], tags: Mapping[str, str]) -> Execution:
+    def begin(
+        self,
+        comparison: str,
+        children: Sequence[str],
+        tags: Mapping[str, str],
+        token: str | None = None,
+    ) -> Execution:
         """Create the parent run and its children."""
         experiment = self._experiment(_experiment_name(comparison))
-        name = time.strftime("%Y-%m-%d %H:%M:%S")
-        parent = self._client.create_run(experiment, run_name=name, tags=dict(tags))
-        parent_id = parent.info.run_id
-        return Execution(
-            parent_id,
-            tuple(
-                self._client.create_run(
-                    experiment, run_name=child, tags={PARENT_RUN_TAG: parent_id}
-                ).info.run_id
-                for child in children
-            ),
+        token = token or uuid.uuid4().hex
+        found = self._client.search_runs(
+            [experiment], f"tags.`{_TOKEN}` = '{token}'", max_results=_RUNS_AT_MOST
         )
+        known: dict[str, str] = {run.data.tags[_PLACE]: run.info.run_id for run in found}
+
+        def run(place: str, name: str, tags: Mapping[str, str]) -> str:
+            marks = {_TOKEN: token, _PLACE: place}
+            if place not in known:
+                made = self._client.create_run(experiment, run_name=name, tags={**tags, **marks})
+                known[place] = made.info.run_id
+            return known[place]
+
+        parent = run("parent", time.strftime("%Y-%m-%d %H:%M:%S"), tags)
+        of = {PARENT_RUN_TAG: parent}
+        return Execution(parent, tuple(run(str(k), name, of) for k, name in enumerate(children)))
 
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Record settings, as text."""

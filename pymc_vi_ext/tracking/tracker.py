@@ -41,7 +41,8 @@ class RunTracker(Protocol):
 
     Everything is addressed by run id, and an instance remembers nothing that another one opened at
     the same URI would not know: the tasks of a flow open their own. Writing the same thing twice
-    changes nothing, so that a task may run again; :meth:`begin` alone makes new runs each time.
+    changes nothing, so that a task may run again; :meth:`begin` alone makes new runs each time,
+    unless it is given the same token.
     Numbers may be NaN or infinite; MLflow keeps the largest double for infinity. Names of
     comparisons and children are any text, keys of letters, digits, spaces and ``_-./``; neither
     leads out of the store.
@@ -88,10 +89,17 @@ class RunTracker(Protocol):
     def fetch(self, run_id: str, file: str, folder: Path) -> Path | None:
         """Copy a file of that name, text or other, from a run to a folder; None if it has none."""
 
-    def begin(self, comparison: str, children: Sequence[str], tags: Mapping[str, str]) -> Execution:
+    def begin(
+        self,
+        comparison: str,
+        children: Sequence[str],
+        tags: Mapping[str, str],
+        token: str | None = None,
+    ) -> Execution:
         """Create a run for an execution of a comparison, and one run per name in `children`.
 
-        The names of children need not differ; `tags` go to the parent.
+        The names of children need not differ; `tags` go to the parent. Of those that were begun
+        with the same `token`, as far as whoever began them came, none are created again.
         """
 
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
