@@ -209,13 +209,15 @@ def compare(
     # What has been concluded stays as it is, and another attempt has runs of its own.
     concluded = execution.is_tracked(None)
     if ids is None or concluded or not tracker_at(tracking_uri).has(ids["parent"]):
-        mark = execution.token()
+        mark = execution.begin_token()
         made = begin(plain, config, tracking_uri, mark)
         ids = {**made, "uri": tracking_uri, "config": plain, "path": config, "token": mark}
         execution.keep_ids(ids)
     futures: dict[int, PrefectFuture[Any]] = {}
     for number, (work, finished) in enumerate(zip(runs, execution.finished, strict=True)):
-        if finished or execution.is_tracked(number):
+        # One that failed is over, too, once the tracker has it.
+        there = result_status(execution.results[number]) is not None
+        if finished or (there and execution.is_tracked(number)):
             continue
         named = run.with_options(task_run_name=f"{work.spec.label} seed {work.seed}")
         place, stop = str(execution.results[number]), str(execution.stop)

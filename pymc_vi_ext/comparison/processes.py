@@ -125,7 +125,19 @@ def run_in_process(
     -------
     MethodResult
         FAILED where the process ended without one, with what it printed last as `error`.
+
+    Raises
+    ------
+    RuntimeError
+        In a process that may have no children.
+    OSError
+        If nothing can be written to the folder, not even that the run failed.
     """
+    if multiprocessing.current_process().daemon:
+        raise RuntimeError(
+            "This process is a daemon, and may not start that of a run: start Dask's workers "
+            "with DASK_DISTRIBUTED__WORKER__DAEMON=False."
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     spec, seed = run.spec, run.seed
@@ -133,7 +145,8 @@ def run_in_process(
         return _kept(not_run(spec, seed), folder)
     (folder / RESULT).unlink(missing_ok=True)
     clear_parts(folder)
-    deadline = time.monotonic() + (float("inf") if max_seconds is None else max_seconds)
+    started = time.monotonic()
+    deadline = started + (float("inf") if max_seconds is None else max_seconds)
     late, exitcode = _attempt(run, folder, deadline, stop)
     if late is None and exitcode == -signal.SIGKILL and not (folder / RESULT).exists():
         late = _pause(deadline, stop)
@@ -147,7 +160,7 @@ def run_in_process(
     if late is Status.FAILED:
         reason = f"not done after {max_seconds:g} s (max_seconds)"
     else:
-        reason = _how_it_ended(exitcode)
+        reason = f"{_how_it_ended(exitcode)} after {time.monotonic() - started:.0f} s"
         reason += f": {said.splitlines()[-1]}" if said else ""
     return _kept(without_draws(spec, seed, Status.FAILED, reason, said), folder)
 
@@ -203,10 +216,10 @@ def _kept(result: MethodResult, folder: Path) -> MethodResult:
 
 def _how_it_ended(exitcode: int | None) -> str:
     if exitcode == -signal.SIGKILL:
-        return "the process was killed twice, by the system perhaps, for want of memory"
+        return "the process was killed twice (by the system perhaps, for want of memory)"
     if exitcode is not None and exitcode < 0:
         return f"the process was ended by {signal.Signals(-exitcode).name}"
-    return f"the process ended with status {exitcode} and without a result"
+    return f"the process ended with status {exitcode} and no result"
 
 
 def _last_words(folder: Path) -> str:

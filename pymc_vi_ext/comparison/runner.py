@@ -210,9 +210,15 @@ def _run(
         method.require(options)
         return method.run(model, spec.name, options, draws, seed, progressbar, folder)
     except Exception as error:  # the other methods go on; the traceback is in the result
+        approx = fit_of(error)
+        seconds: dict[str, float] = {}
+        if approx is not None:
+            timings = approx.report.timings
+            seconds = {"compile_s": timings.before_s, "fit_s": timings.run_s}
         return {
             "status": Status.FAILED,
-            "losses": negative_elbos(fit_of(error)),
+            "losses": negative_elbos(approx),
+            **seconds,
             "reason": f"{type(error).__name__}: {' '.join(str(error).split())}",
             "error": traceback.format_exc(),
         }

@@ -128,7 +128,8 @@ def load_result(folder: str | Path) -> MethodResult:
     folder = Path(folder)
     try:
         plain = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        with np.load(folder / _LOSSES, allow_pickle=False) as file:
+        # Opened here: what cannot be read is closed, too.
+        with (folder / _LOSSES).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             losses = file["losses"]
         datatree = None
         if _POSTERIOR in plain.pop(_SIZES):
@@ -242,4 +243,5 @@ def _write(tree: xr.DataTree, path: Path) -> None:
         raise ImportError(
             "Posteriors are saved with h5netcdf and h5py: pip install 'pymc-vi-ext[flows]'."
         ) from error
-    tree.to_netcdf(path, engine="h5netcdf")
+    # In memory first: HDF5 ends the process by a segmentation fault where a disk is full.
+    path.write_bytes(tree.to_netcdf(engine="h5netcdf"))

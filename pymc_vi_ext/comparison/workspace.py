@@ -130,7 +130,7 @@ class ExecutionFolder:
         found = _read(self.path / _TABLE)
         return None if found is None else found["rows"]
 
-    def token(self) -> str:
+    def begin_token(self) -> str:
         """Return the token to begin runs in the tracker with; the same until their ids are kept.
 
         Those that were begun before a flow was killed are found by it.

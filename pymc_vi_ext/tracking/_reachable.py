@@ -13,7 +13,24 @@ _TIMEOUT_S = 2.0
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ConnectionError if a folder, or the nearest above it, cannot be written to."""
+    """Raise ConnectionError if a folder, or the nearest above it that is there, is read-only.
+
+    Parameters
+    ----------
+    folder : Path
+        Nothing is made.
+
+    Raises
+    ------
+    ConnectionError
+        With a sentence that names the folder.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from pymc_vi_ext.tracking import check_folder
+    >>> check_folder(pathlib.Path(tempfile.mkdtemp(), "new"))
+    """
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent

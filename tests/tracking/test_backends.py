@@ -191,6 +191,18 @@ def test_each_begin_makes_runs_of_its_own(store):
     assert len({run for e in executions for run in (e.parent, *e.children)}) == 4
 
 
+def test_runs_of_a_token_are_begun_once(store):
+    """Also where whoever began them did not come to the last."""
+    uri, read = store
+    first = open_tracker(uri).begin("token", ["advi"], {}, "a")
+    second = open_tracker(uri).begin("token", ["advi", "advi"], {}, "a")
+    assert (second.parent, second.children[0]) == (first.parent, first.children[0])
+    assert len({second.parent, *second.children}) == 3
+    assert read(second.children[1])["status"] == "RUNNING"
+    assert open_tracker(uri).begin("token", ["advi", "advi"], {}, "a") == second
+    assert open_tracker(uri).begin("token", ["advi"], {}, "b").parent != first.parent
+
+
 def test_a_store_knows_its_runs(store):
     uri, _ = store
     tracker = open_tracker(uri)

@@ -154,3 +154,14 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "x").touch()
     with pytest.raises(ValueError, match="names a file, not a folder"):
         JsonlTracker(f"jsonl:{tmp_path}/x")
+
+
+def test_a_line_that_was_cut_off_is_written_again(tracker, folder):
+    """The disk was full, or the process was killed."""
+    run_id = tracker.begin("a", ["b"], {}).children[0]
+    tracker.log_params(run_id, {"n": 3})
+    path = folder / run_id / "events.jsonl"
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole[:-9], encoding="utf-8")
+    tracker.log_params(run_id, {"n": 3})
+    assert path.read_text(encoding="utf-8") == whole
