@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -219,7 +219,7 @@ def compare(
         there = result_status(execution.results[number]) is not None
         if finished or (there and execution.is_tracked(number)):
             continue
-        named = run.with_options(task_run_name=f"{work.spec.label} seed {work.seed}")
+        named = run.with_options(task_run_name=_called(f"{work.spec.label} seed {work.seed}"))
         place, stop = str(execution.results[number]), str(execution.stop)
         futures[number] = named.submit(
             config, plain, allow_code, work.method, work.seed, place, stop
@@ -290,6 +290,11 @@ def _problem(future: PrefectFuture[Any] | None) -> str:
     except Exception as error:
         return reason(error)
     return "it is not there"
+
+
+def _called(name: str) -> Callable[[], str]:
+    """Return what names a task run: a text would be a format of its parameters."""
+    return lambda: name
 
 
 def _put(done: queue.SimpleQueue[int], number: int, future: PrefectFuture[Any]) -> None:

@@ -23,12 +23,19 @@ def configuration_path(config: str) -> Path:
         If there is neither.
     """
     path = Path(config)
-    if path.exists() or path.suffix:
+    if path.suffix or _exists(path):
         return path
     found = examples().get(config)
     if found is None:
         known = ", ".join(examples())
         raise ValueError(
-            f"There is no configuration {config!r}: give a YAML file, or one of {known}."
+            f"There is no configuration {config[:60]!r}: give a YAML file, or one of {known}."
         )
     return found
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # longer than any name of a file, for instance
+        return False

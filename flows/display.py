@@ -10,6 +10,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -53,7 +54,7 @@ def print_table(
     shown = [metric for metric in METRICS.values() if metric.heading]
     several_seeds = len({row["seed"] for row in rows if row["status"]}) > 1
     table = Table(
-        title=title,
+        title=escape(title),
         title_style="bold",
         title_justify="left",
         caption=_caption(shown) if legend else None,
@@ -134,7 +135,9 @@ def print_plan(
     seconds: Sequence[float | None],
 ) -> None:
     """Print which runs would take place and roughly how long, and which are there already."""
-    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=escape(title), title_style="bold", title_justify="left", box=box.SIMPLE_HEAD
+    )
     table.add_column("method", no_wrap=True)
     table.add_column("seed", justify="right")
     table.add_column("")
@@ -142,7 +145,7 @@ def print_plan(
         runs, execution.results, execution.finished, seconds, strict=True
     ):
         state = f"finished: {place}" if finished else f"would run{_about(expected)}"
-        table.add_row(run.spec.label, str(run.seed), Text(state, overflow="fold"))
+        table.add_row(Text(run.spec.label), str(run.seed), Text(state, overflow="fold"))
     console.print(table)
     missing = [s for s, finished in zip(seconds, execution.finished, strict=True) if not finished]
     known = [expected for expected in missing if expected is not None]

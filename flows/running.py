@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from pymc_vi_ext.interrupts import held, terminate
 from pymc_vi_ext.tracking import open_tracker
@@ -57,7 +58,8 @@ def run_all(
             reports[one.parsed.name] = report
             print_table(console, one.parsed.name, report["table"], legend=len(asked) == 1)
             if report["not_converged"]:
-                console.print(f"Not converged, but must: {', '.join(report['not_converged'])}.")
+                missed = ", ".join(report["not_converged"])
+                console.print(f"Not converged, but must: {missed}.", markup=False, soft_wrap=True)
             if ended == INTERRUPTED:
                 break
     if len(asked) > 1:
@@ -98,7 +100,7 @@ def _run(console: Console, asked: Asked, flow: Any, fresh: bool) -> tuple[int, M
     from .executions import failed_methods, report_of
 
     token = uuid.uuid4().hex if fresh else asked.data
-    with console.status(f"Comparing methods on {asked.parsed.name} ..."):
+    with console.status(f"Comparing methods on {escape(asked.parsed.name)} ..."):
         try:
             return 0, flow(**asked.parameters(token))
         except Interrupted as error:

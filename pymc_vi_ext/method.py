@@ -82,7 +82,9 @@ class StepOptions(AnyOptions):
 class BatchOptions(StepOptions):
     """Options of steps on a batch of draws."""
 
-    obj_n_mc: int | None = option(None, "Draws a step; null is the method's default.", ge=1)
+    obj_n_mc: int | None = option(
+        None, "Draws a step; null is the method's default.", ge=1, le=100_000
+    )
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,10 @@ class FlowOptions(Options):
         "Rational-quadratic splines (the most flexible), RealNVP's affine couplings, or planar "
         "layers (the smallest).",
     )
-    couplings: int = option(4, "Number of layers.", ge=1)
-    width: int = option(32, "Of the two hidden layers of a coupling; planar ones have none.", ge=1)
+    couplings: int = option(4, "Number of layers.", ge=1, le=100)
+    width: int = option(
+        32, "Of the two hidden layers of a coupling; planar ones have none.", ge=1, le=1_000
+    )
 
 
 class FlowGroup(FamilyGroup[FlowOptions]):

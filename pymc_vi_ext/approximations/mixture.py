@@ -41,11 +41,12 @@ _LEAST_MASS = 1e-3
 class MixtureOptions(Options):
     """Options of the mixtures."""
 
-    K: int = option(2, "Number of components.", ge=1)
+    K: int = option(2, "Number of components.", ge=1, le=1_000)
     spread: float = option(
         1.0,
         "Standard deviation of the components' means at the start, on the unconstrained space.",
         ge=0,
+        le=1e6,
     )
 
 

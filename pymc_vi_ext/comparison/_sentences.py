@@ -30,7 +30,7 @@ def shown(value: Any) -> str:
 
 def cut(text: str, most: int = _OF_SENTENCE) -> str:
     """Return a text in one line and of at most so many characters."""
-    line = " ".join(text[: 2 * most].split())
+    line = " ".join(part.strip() for part in text[: 2 * most].splitlines())
     return line if len(line) <= most and len(text) <= 2 * most else f"{line[: most - 3]}..."
 
 

@@ -69,10 +69,14 @@ def read_yaml(path: Path) -> Any:
         If it is no file that can be read, or is not what `parse_yaml` takes.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise YamlError("is not a file." if not path.is_dir() else "is a folder, not a file.")
+        mode = path.stat().st_mode
+        # A device may have no end, and a pipe keeps whoever opens it waiting.
+        if not stat.S_ISREG(mode):
+            raise YamlError(f"is {'a folder, ' if stat.S_ISDIR(mode) else ''}not a file.")
         with path.open("rb") as file:
             found = file.read(_MOST_BYTES + 1)
+    except YamlError:
+        raise
     except OSError as error:
         raise YamlError(f"cannot be read: {error.strerror}.") from None
     except ValueError:  # a NUL in the name

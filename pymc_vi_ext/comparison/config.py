@@ -62,8 +62,8 @@ _LONGEST_NAME, _LONGEST_MODEL = 100, 500
 _LARGEST, _MOST_DRAWS = 1_000_000_000, 10_000_000
 # Of methods, of seeds, and of both together.
 _LONGEST_LIST, _MOST_RUNS = 1_000, 10_000
-# What Prefect takes in no name, and folders in none of theirs.
-_UNNAMABLE = "/\\%&<>"
+# What Prefect takes in no name, and figures take for mathematics.
+_NOT_IN_NAMES, _NOT_IN_LABELS = "/%&<>", "$"
 # What `max_seconds` is of a method that has no option of that name.
 _LIMIT = "Seconds after which its process is ended, and its row is FAILED"
 
@@ -86,13 +86,18 @@ def _printable(text: str) -> str:
     return text
 
 
-def _namable(text: str) -> str:
-    if found := [character for character in _UNNAMABLE if character in text]:
-        raise ValueError(f"takes none of the characters {' '.join(found)}")
-    return text
+def _without(characters: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if found := [character for character in characters if character in text]:
+            raise ValueError(f"needs a name without {' '.join(found)}")
+        return text
+
+    return AfterValidator(check)
 
 
-_Name = Annotated[str, Field(max_length=_LONGEST_NAME), AfterValidator(_printable)]
+_Text = Annotated[str, Field(max_length=_LONGEST_NAME), AfterValidator(_printable)]
+_Name = Annotated[_Text, _without(_NOT_IN_NAMES)]
+_Label = Annotated[_Text, _without(_NOT_IN_LABELS)]
 
 
 def _section(name: str) -> type[BaseModel]:
@@ -100,7 +105,7 @@ def _section(name: str) -> type[BaseModel]:
     method = runnable(name)
     fields: dict[str, Any] = {
         "name": (Literal[name], Field(description="Which method.")),
-        "label": (_Name, Field(default="", description="Name in tables; the method's if empty.")),
+        "label": (_Label, Field(default="", description="Name in tables; the method's if empty.")),
     }
     for options in method.options:
         for key, (hint, default, metadata) in configurable(options).items():
@@ -127,9 +132,7 @@ class ComparisonConfig(_Strict):
     :func:`config_type` gives the class whose methods have all their keys checked.
     """
 
-    name: Annotated[_Name, AfterValidator(_namable)] = Field(
-        min_length=1, description="Name of the comparison, its MLflow experiment."
-    )
+    name: _Name = Field(min_length=1, description="Name of the comparison, its MLflow experiment.")
     model: Annotated[str, AfterValidator(_printable)] = Field(
         min_length=1,
         max_length=_LONGEST_MODEL,
@@ -146,13 +149,13 @@ class ComparisonConfig(_Strict):
     methods: list[Any] = Field(
         min_length=1, max_length=_LONGEST_LIST, description="The methods, in their order."
     )
-    reference: _Name | None = Field(
+    reference: _Text | None = Field(
         default="nuts",
         description="Label of the method that distances are measured to; or `exact`, where the "
         "zoo has exact draws of the model; or a .nc file, relative to this one, with draws or "
         "moments.",
     )
-    must_converge: list[_Name] = Field(
+    must_converge: list[_Label] = Field(
         default=[],
         max_length=_LONGEST_LIST,
         description="Labels of methods that count as failed where they have not converged.",
@@ -506,12 +509,13 @@ def _problems(config: ComparisonConfig, allow_code: bool) -> Iterator[str]:
             f"model: {cut(config.model, 200)} is code outside the zoo, which runs only with "
             "--allow-code (allow_code=True)."
         )
+    else:
+        for parameter in config.parameters:
+            if not parameter.isidentifier() or len(parameter) > _LONGEST_NAME:
+                yield f"parameters: {shown(parameter)} is no name of a parameter."
     for name in config.data:
         if name in config.parameters:
             yield f"data.{name}: is among the parameters too."
-    for parameter in config.parameters:
-        if not parameter.isidentifier() or len(parameter) > _LONGEST_NAME:
-            yield f"parameters: {shown(parameter)} is no name of a parameter."
     specs = config.specs()
     for number, spec in enumerate(specs):
         options = spec.all_options
@@ -638,9 +642,9 @@ _WANTED = {
     "list_type": "needs a list",
     "dict_type": "needs keys and values",
     "greater_than": "needs a number above {gt}",
-    "greater_than_equal": "needs a number from {ge}",
+    "greater_than_equal": "needs a number from {ge:,}",
     "less_than": "needs a number below {lt}",
-    "less_than_equal": "needs a number up to {le}",
+    "less_than_equal": "needs a number up to {le:,}",
     "multiple_of": "needs a multiple of {multiple_of}",
     "literal_error": "needs {expected}",
     "string_too_short": "needs some text",
@@ -652,7 +656,7 @@ _WANTED = {
 def _sentence(problem: Any, content: dict[str, Any]) -> str:
     """Say what pydantic found, where in the YAML, and what would be right."""
     place, section = _locate(problem["loc"], content)
-    kind, context = problem["type"], problem.get("ctx", {})
+    kind, context = problem["type"], {k: _whole(v) for k, v in problem.get("ctx", {}).items()}
     known = ", ".join(runnable_names())
     if kind == "extra_forbidden":
         return f"{place}: unknown key; known keys: {', '.join(section.model_fields)}."
@@ -673,6 +677,11 @@ def _sentence(problem: Any, content: dict[str, Any]) -> str:
     message = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
     wanted = _WANTED.get(kind, message).format(**context)
     return f"{place}: {wanted}, not {shown(problem['input'])}."
+
+
+def _whole(value: Any) -> Any:
+    """Return the bound of a number, which pydantic has as a float, as it is written."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _locate(loc: tuple[Any, ...], content: Any) -> tuple[str, type[BaseModel]]:

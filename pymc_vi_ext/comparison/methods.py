@@ -44,7 +44,7 @@ class NutsOptions(Options):
     sampler: Literal["pymc", "nutpie", "numpyro", "blackjax"] = option(
         "pymc", "Implementation of NUTS."
     )
-    tune: int = option(1000, "Tuning transitions of a chain, discarded.", ge=1)
+    tune: int = option(1000, "Tuning transitions of a chain, discarded.", ge=1, le=1_000_000)
     chains: int = option(4, "Number of chains.", ge=1, le=1_000)
     target_accept: float = option(0.8, "Acceptance rate the step size is tuned to.", gt=0, lt=1)
 

@@ -48,7 +48,7 @@ class ParticleOptions(Options):
 
     n: int = option(1_000, "Optimisation steps.", ge=1)
     learning_rate: float = option(0.1, "Learning rate of Adam.", gt=0)
-    n_particles: int = option(100, "Number of particles.", ge=2)
+    n_particles: int = option(100, "Number of particles.", ge=2, le=5_000)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pymc as pm
 
 from pymc_vi_ext.options import Options
 
-LONGEST = 1e8
+LONGEST = 100_000_000
 """Seconds that a limit may be at most: three years."""
 
 

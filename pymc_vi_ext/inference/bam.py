@@ -172,7 +172,7 @@ class BaMOptions(AnyOptions):
 class MatchingOptions(BatchOptions):
     """Options of matching steps."""
 
-    obj_n_mc: int | None = option(None, "Draws a step; null is 32.", ge=2)
+    obj_n_mc: int | None = option(None, "Draws a step; null is 32.", ge=2, le=100_000)
 
 
 class BaM(EngineMethod, Inference):

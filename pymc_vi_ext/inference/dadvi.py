@@ -68,7 +68,7 @@ class SamplingError:
 class DADVIOptions(AnyOptions):
     """Options of deterministic ADVI."""
 
-    n_draws: int = option(64, "Fixed draws, two in each pair.", ge=4, multiple_of=2)
+    n_draws: int = option(64, "Fixed draws, two in each pair.", ge=4, le=100_000, multiple_of=2)
 
 
 class DADVI(LoopMethod, KLqp):

@@ -27,7 +27,7 @@ from pymc_vi_ext.starting_points import pathfinder_points
 class PathfinderOptions(AnyOptions):
     """Options of Pathfinder."""
 
-    n_draws: int = option(1_000, "Draws, which are the approximation.", ge=1)
+    n_draws: int = option(1_000, "Draws, which are the approximation.", ge=1, le=1_000_000)
 
 
 class Pathfinder(DirectMethod, Inference):

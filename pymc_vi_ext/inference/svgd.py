@@ -41,9 +41,9 @@ class SteinMethod(EngineMethod):
 class SVGDOptions(AnyOptions):
     """Options of Stein variational gradient descent."""
 
-    n_particles: int = option(100, "Number of particles.", ge=2)
+    n_particles: int = option(100, "Number of particles.", ge=2, le=100_000)
     jitter: float = option(
-        1.0, "Standard deviation of the particles around the start, unconstrained.", ge=0
+        1.0, "Standard deviation of the particles around the start, unconstrained.", ge=0, le=1e6
     )
     kernel: Literal["rbf", "imq", "linear", "linear_rbf"] | Callable[..., Any] = option(
         "rbf",
