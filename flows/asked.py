@@ -127,11 +127,17 @@ def _checked(
     name: str | None,
 ) -> Asked:
     """Check one comparison, its model and reference included."""
-    from pymc_vi_ext.comparison.config import build_model, check_reference, load_config
+    from pymc_vi_ext.comparison.config import (
+        build_model,
+        check_methods,
+        check_reference,
+        load_config,
+    )
     from pymc_vi_ext.comparison.workspace import fingerprint
 
     parsed = load_config(path, allow_code=allow_code, changes=changes, only=only, comparison=name)
     model = build_model(parsed, path, allow_code=allow_code)
+    check_methods(parsed, model, path)
     check_reference(parsed, path, model)
     data = fingerprint(model) if ":" in parsed.model else ""
     variables = ", ".join(rv.name for rv in model.free_RVs)

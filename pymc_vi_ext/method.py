@@ -247,6 +247,8 @@ class Method(metaclass=_Timed):
         Whether there are steps to count, and to call callbacks after.
     takes_start : bool
         Whether its constructor has a `start`.
+    needs_all_data : bool
+        Whether it refuses models with minibatches.
     unfit_rules : frozenset of str
         Names of :data:`pymc_vi_ext.callbacks.RULES` that cannot judge it; configurations refuse
         them.
@@ -271,6 +273,7 @@ class Method(metaclass=_Timed):
     refusal: ClassVar[str] = "does not take it"
     takes_steps: ClassVar[bool] = True
     takes_start: ClassVar[bool] = True
+    needs_all_data: ClassVar[bool] = False
     unfit_rules: ClassVar[frozenset[str]] = frozenset()
     finds_start: ClassVar[bool] = False
     default_draws: int | None = None

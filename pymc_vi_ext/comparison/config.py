@@ -404,6 +404,27 @@ def build_model(
     return model
 
 
+def check_methods(config: ComparisonConfig, model: pm.Model, path: str | Path) -> None:
+    """Raise ConfigError if a method cannot run on the model.
+
+    Parameters
+    ----------
+    config : ComparisonConfig
+    model : pymc.Model
+        As :func:`build_model` builds it.
+    path : str or Path
+        Of the configuration.
+    """
+    problems = []
+    for number, spec in enumerate(config.specs()):
+        try:
+            runnable(spec.name).suit(model, spec.all_options)
+        except (ValueError, TypeError) as error:
+            problems.append(f"methods[{number}]: {error}")
+    if problems:
+        raise ConfigError(listed(path, problems))
+
+
 def reference_of(
     config: ComparisonConfig, path: str | Path
 ) -> str | xr.DataTree | xr.Dataset | None:

@@ -22,12 +22,13 @@ import numpy as np
 import pymc as pm
 
 from pymc_vi_ext.comparison.checkpoints import fit_or_go_on
-from pymc_vi_ext.comparison.peers import PEERS
+from pymc_vi_ext.comparison.peers import PEERS, refuse_minibatches
 from pymc_vi_ext.comparison.runnable import LONGEST, Runnable
 from pymc_vi_ext.comparison.types import Status
 from pymc_vi_ext.errors import ConvergenceWarning, UnknownNameError
 from pymc_vi_ext.interrupts import allowed
 from pymc_vi_ext.options import Options, option
+from pymc_vi_ext.python_only import python_only
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -103,7 +104,24 @@ def runnable(name: str) -> Runnable:
         if rule in method.unfit_rules:
             raise ValueError(f'the rule {rule!r} cannot judge {name}: use convergence="default".')
 
-    return Runnable((method.FitOptions, method.Options, CorrectionOptions), _run_fit, require)
+    def suit(model: pm.Model, options: Mapping[str, Any]) -> None:
+        from pymc_vi_ext.inference.base import continuous_model
+
+        continuous_model(model, method.__name__)
+        if method.needs_all_data:
+            refuse_minibatches(name, model)
+        rank = options.get("rank")
+        if rank is not None and rank > (d := _dimension(model)):
+            raise ValueError(f"rank is {rank}, and the model has {d} dimension{'s' * (d > 1)}.")
+
+    own = (method.FitOptions, method.Options, CorrectionOptions)
+    return Runnable(own, _run_fit, require, suit)
+
+
+def _dimension(model: pm.Model) -> int:
+    """Return the number of unconstrained parameters."""
+    with python_only():
+        return sum(np.size(value) for value in model.initial_point().values())
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ import xarray as xr
 from pymc_vi_ext.comparison.runnable import Runnable
 from pymc_vi_ext.comparison.types import Status
 from pymc_vi_ext.interrupts import allowed
+from pymc_vi_ext.minibatches import has_minibatches
 from pymc_vi_ext.options import Options, option
 
 
@@ -205,6 +206,12 @@ def _blackjax_svgd(
     return Fitted(_at(model, points[rng.integers(len(points), size=draws)]))
 
 
+def refuse_minibatches(name: str, model: pm.Model) -> None:
+    """Raise ValueError if a model has minibatches, for a method that takes none."""
+    if has_minibatches(model):
+        raise ValueError(f"{name} takes no minibatches: give the model all data.")
+
+
 def _of_all_data(model: pm.Model) -> tuple[Callable[[Any], Any], np.ndarray]:
     """Return the log density as a JAX function of one vector, and where it starts."""
     from pymc_vi_ext.comparison._jax_density import jax_density
@@ -223,8 +230,10 @@ def _at(model: pm.Model, points: Any) -> xr.DataTree:
     return as_datatree(model, {name: value[None] for name, value in values.items()}, {})
 
 
-def _peer(package: str, extra: str, fit: Fit, *options: type[Options]) -> Runnable:
-    """Return the row of a peer."""
+def _peer(
+    package: str, extra: str, fit: Fit, *options: type[Options], all_data: bool = False
+) -> Runnable:
+    """Return the row of a peer; one of `all_data` takes no minibatches."""
 
     def require(_: Mapping[str, Any]) -> None:
         if importlib.util.find_spec(package) is None:
@@ -267,7 +276,11 @@ def _peer(package: str, extra: str, fit: Fit, *options: type[Options]) -> Runnab
             "warnings": tuple(str(w.message) for w in caught if w.category is UserWarning),
         }
 
-    return Runnable(options, run, require)
+    def suit(model: pm.Model, _: Mapping[str, Any]) -> None:
+        if all_data:
+            refuse_minibatches(package, model)
+
+    return Runnable(options, run, require, suit)
 
 
 PEERS: dict[str, Runnable] = {
@@ -278,8 +291,8 @@ PEERS: dict[str, Runnable] = {
     "extras_pathfinder": _peer("pymc_extras", "extras", _extras_pathfinder),
     "numpyro_svi": _peer("numpyro", "samplers", _numpyro_svi, StepOptions, RateOptions),
     "blackjax_meanfield": _peer(
-        "blackjax", "samplers", _blackjax_meanfield, StepOptions, RateOptions
+        "blackjax", "samplers", _blackjax_meanfield, StepOptions, RateOptions, all_data=True
     ),
-    "blackjax_svgd": _peer("blackjax", "samplers", _blackjax_svgd, ParticleOptions),
+    "blackjax_svgd": _peer("blackjax", "samplers", _blackjax_svgd, ParticleOptions, all_data=True),
 }
 """Name -> method of another library."""

@@ -48,11 +48,14 @@ class Runnable:
     require : callable
         Takes all options, and raises ImportError if what they need is not installed, ValueError if
         they do not go together.
+    suit : callable
+        Takes a model and all options, and raises ValueError or TypeError if it cannot run on it.
     """
 
     options: tuple[type[Options], ...]
     run: Run
     require: Callable[[Mapping[str, Any]], None] = lambda options: None
+    suit: Callable[[pm.Model, Mapping[str, Any]], None] = lambda model, options: None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -232,6 +232,7 @@ class BaM(EngineMethod, Inference):
     Options: ClassVar[type[AnyOptions]] = BaMOptions
     FitOptions: ClassVar[type[AnyOptions]] = MatchingOptions
     options: BaMOptions
+    needs_all_data = True
     accepts = frozenset(
         {"callbacks", "obj_n_mc", "compile_kwargs", "more_updates", "more_replacements"}
     )

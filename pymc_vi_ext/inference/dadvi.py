@@ -134,6 +134,7 @@ class DADVI(LoopMethod, KLqp):
     accepts = frozenset({"callbacks"})
     refusal = "optimises on fixed draws, with no learning rate"
     finds_start = True
+    needs_all_data = True
     # An optimum found to machine precision leaves nothing to do, however many steps are asked for.
     default_convergence = "default"
 

@@ -40,6 +40,8 @@ class Laplace(DirectMethod, KLqp):
     ([3.0], [2.0])
     """
 
+    needs_all_data = True
+
     def __init__(
         self,
         *given: Any,

@@ -44,6 +44,7 @@ class Pathfinder(DirectMethod, Inference):
 
     Options: ClassVar[type[AnyOptions]] = PathfinderOptions
     options: PathfinderOptions
+    needs_all_data = True
 
     def __init__(
         self,

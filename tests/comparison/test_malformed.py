@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pymc_vi_ext import zoo
 from pymc_vi_ext.comparison import ConfigError, load_config, runnable_names
 from pymc_vi_ext.comparison._yaml import YamlError, parse_yaml
+from pymc_vi_ext.comparison.config import check_methods
 from pymc_vi_ext.comparison.methods import runnable
 from pymc_vi_ext.comparison.runner import check_plan
 from pymc_vi_ext.options import configurable
@@ -421,6 +422,29 @@ def test_thousands_of_malformed_configurations_do_nothing(guarded):
     assert {config.model for config in models.values()} == set(zoo.MODELS)
     for config in models.values():
         assert zoo.build(config.model, **config.parameters).free_RVs
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "sentence"),
+    [
+        ("gamma", "{name: lowrank_advi, rank: 3}", "rank is 3, and the model has 2 dimensions."),
+        ("gamma", "{name: bam, rank: 3}", "rank is 3, and the model has 2 dimensions."),
+        ("minibatch", "{name: bam}", "bam takes no minibatches: give the model all data."),
+        ("minibatch", "{name: dadvi}", "dadvi takes no minibatches: give the model all data."),
+        ("minibatch", "{name: laplace}", "laplace takes no minibatches: give the model all data."),
+        ("minibatch", "{name: blackjax_svgd}", "blackjax takes no minibatches: give the model all"),
+    ],
+)
+def test_methods_that_cannot_run_on_the_model_are_known_before_anything_runs(
+    tmp_path, model, method, sentence
+):
+    path = tmp_path / "c.yaml"
+    text = {"name": "x", "model": model, "parameters": SMALL[model], "reference": None}
+    path.write_text(lines({**text, "methods": [Raw("{name: advi}"), Raw(method)]}))
+    config = load_config(path)
+    with pytest.raises(ConfigError) as error:
+        check_methods(config, zoo.build(model, **SMALL[model]), path)
+    assert str(error.value).startswith(f"{path}: methods[1]: {sentence}")
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates()

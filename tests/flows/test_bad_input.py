@@ -12,7 +12,8 @@ GOOD = "name: x\nmodel: gamma\nparameters: {n: 20}\nmethods: [{name: nuts}]\n"
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # put back afterwards, whatever commands set
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
 
     def run(text, command, *more):
         (tmp_path / "c.yaml").write_text(text)
