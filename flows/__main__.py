@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +57,9 @@ Changes = Annotated[
 Only = Annotated[list[str] | None, typer.Option(help="Label of a method to run, and no others.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Run again what has finished before.")]
 _HOW = "One run at a time, one on each core, or as many as a cluster takes."
+Regression = Annotated[
+    bool, typer.Option("--regression", help="Run all again, and fail if it is worse than before.")
+]
 RunnerOption = Annotated[Runner, typer.Option(help=_HOW)]
 Address = Annotated[
     str | None,
@@ -70,19 +76,20 @@ def compare(
     changes: Changes = None,
     only: Only = None,
     fresh: Fresh = False,
+    regression: Regression = False,
     runner: RunnerOption = Runner.SEQUENTIAL,
     address: Address = None,
 ) -> None:
     """Run a comparison now, or go on with it.
 
     Every run is a process of its own, and what has finished is kept: the same command again runs
-    only what has not. Exit status 1 if a method failed, 2 if the input is wrong, 130 after Ctrl-C
-    or SIGTERM.
+    only what has not. Exit status 1 if a method failed or, with --regression, has become worse, 2
+    if the input is wrong, 130 after Ctrl-C or SIGTERM.
     """
     asked = checked(config, tracking_uri, allow_code, folder, changes, only)
     if asked[0].comparison is not None:
         refuse(ValueError(f"{config} is a suite of several models: run it with `suite`."))
-    _run(asked, fresh, runner, address)
+    _run(asked, fresh, regression, runner, address)
 
 
 @app.command()
@@ -94,6 +101,7 @@ def suite(
     changes: Changes = None,
     only: Only = None,
     fresh: Fresh = False,
+    regression: Regression = False,
     runner: RunnerOption = Runner.SEQUENTIAL,
     address: Address = None,
 ) -> None:
@@ -104,14 +112,19 @@ def suite(
     asked = checked(config, tracking_uri, allow_code, folder, changes, only)
     if asked[0].comparison is None:
         refuse(ValueError(f"{config} has no `models`, so it is no suite: run it with `compare`."))
-    _run(asked, fresh, runner, address)
+    _run(asked, fresh, regression, runner, address)
 
 
-def _run(asked: list[Asked], fresh: bool, runner: Runner, address: str | None) -> None:
+def _run(
+    asked: list[Asked], fresh: bool, regression: bool, runner: Runner, address: str | None
+) -> None:
     from .running import run_all
 
     check_places(asked[0])
-    if status := run_all(Console(), asked, fresh=fresh, runner=runner, address=address):
+    status = run_all(
+        Console(), asked, fresh=fresh, judged=regression, runner=runner, address=address
+    )
+    if status:
         raise typer.Exit(status)
 
 
@@ -147,41 +160,79 @@ def validate(config: Config, allow_code: AllowCode = False) -> None:
 
 @app.command()
 def serve(
-    config: Config,
-    cron: Annotated[str, typer.Option(help='When to run, such as "0 3 * * *": daily at 3.')],
+    configs: Annotated[
+        list[str], typer.Argument(help="YAML files, or names of some that come along.")
+    ],
+    cron: Annotated[
+        str, typer.Option(help='When to run, in place of what they say: "0 3 * * *", daily at 3.')
+    ] = "",
     tracking_uri: TrackingUri = DEFAULT_URI,
     allow_code: AllowCode = False,
     folder: Folder = None,
 ) -> None:
-    """Run a comparison on a schedule, until interrupted."""
-    [asked, *others] = checked(config, tracking_uri, allow_code, folder)
-    if others:
-        refuse(ValueError(f"{config} is a suite, and one comparison is served at a time."))
-    from prefect.client.schemas.schedules import CronSchedule
-    from prefect.types.entrypoint import EntrypointType
+    """Run comparisons on their schedules, one at a time, until Ctrl-C or SIGTERM.
 
+    Each is held against the last good one of its name; one that has become worse fails.
+    """
+    changes = [f"schedule.cron={json.dumps(cron)}"] if cron else []
+    asked = [
+        one
+        for config in configs
+        for one in checked(config, tracking_uri, allow_code, folder, changes)
+    ]
     from .compare import EACH_TIME
-    from .compare import compare as compare_flow
-    from .server import server
+    from .serving import AlreadyServed, Served
+    from .serving import serve as serve_all
+
+    served = []
+    for each in asked:
+        schedule = each.parsed.schedule
+        if schedule is None:
+            refuse(
+                ValueError(
+                    f"{each.path} does not say when to run: give it a key `schedule: {{cron: 0 3 "
+                    '* * *}`, or give --cron "0 3 * * *".'
+                )
+            )
+        parameters = each.parameters(EACH_TIME) | {"judged": True}
+        served.append(Served(each.parsed.name, schedule.cron, schedule.timezone, parameters))
+        webhook = each.parsed.webhook
+        if webhook and webhook not in os.environ:
+            refuse(ValueError(f"{each.path}: webhook: the environment has no {webhook}."))
+    names = [each.name for each in served]
+    if len(set(names)) < len(names):
+        refuse(ValueError(f"The comparisons {', '.join(names)} need different names."))
+
+    def say(page: str) -> None:
+        for each in served:
+            typer.echo(f"{each.name}: runs at {each.cron!r} ({each.timezone})")
+        typer.echo(f"Until Ctrl-C or SIGTERM. Prefect: {page}")
+        typer.echo(f"Figures and posteriors: {open_tracker(asked[0].uri).dashboard()}")
 
     try:
-        CronSchedule(cron=cron)
-    except ValueError:
-        refuse(ValueError(f"The schedule {cron!r} is not a cron expression, such as '0 3 * * *'."))
-    with server(scheduling=True) as url:
-        typer.echo(
-            f"{asked.parsed.name}: runs at {cron!r}, until Ctrl-C; Prefect: "
-            f"{url.removesuffix('/api')}"
-        )
-        typer.echo(f"Figures and posteriors: {open_tracker(asked.uri).dashboard()}")
-        compare_flow.serve(
-            name=asked.parsed.name,
-            cron=cron,
-            parameters=asked.parameters(EACH_TIME),
-            # By its file it would have no package, and find nothing beside it.
-            entrypoint_type=EntrypointType.MODULE_PATH,
-            print_starting_message=False,
-        )
+        serve_all(served, say)
+    except AlreadyServed as error:
+        refuse(error)
+
+
+@app.command()
+def accept(
+    config: Config,
+    tracking_uri: TrackingUri = DEFAULT_URI,
+    allow_code: AllowCode = False,
+    folder: Folder = None,
+) -> None:
+    """Take the last table as good, worse as it may be: later ones are held against it."""
+    from pymc_vi_ext.comparison.workspace import Workspace
+
+    from .regression import judgements_in
+
+    for one in checked(config, tracking_uri, allow_code, folder):
+        found = judgements_in(Workspace(Path(one.folder)), one.parsed.name)
+        if not found:
+            refuse(ValueError(f"No table of {one.parsed.name} in {one.folder} was judged."))
+        found[-1].accept()
+        typer.echo(f"{one.parsed.name}: the table of {found[-1].date} is the one to compare with.")
 
 
 @app.command()

@@ -7,6 +7,8 @@ that is started again goes on from it.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import queue
 import signal
 import threading
@@ -36,8 +38,10 @@ from pymc_vi_ext.comparison.storage import result_status
 from pymc_vi_ext.comparison.workspace import ExecutionFolder
 from pymc_vi_ext.errors import INTERRUPT
 from pymc_vi_ext.interrupts import held, pending, take, terminate
+from pymc_vi_ext.tracking import DEFAULT_URI, URI_VARIABLE, absolute_uri, without_password
 from pymc_vi_ext.tracking.rebuild import write_configuration
 
+from . import regression
 from .executions import (
     execution_of,
     failed_methods,
@@ -51,12 +55,13 @@ from .executions import (
     scored,
     tracker_at,
 )
+from .missed import reason_to_skip, skipped
 from .runners import Runner, runner_of
 
 EACH_TIME = "each time"
 """The token of flows that run everything anew; one that Prefect tries again goes on."""
-# How often the flow looks for Ctrl-C while its tasks run.
-_LOOKS_S = 0.2
+# How often the flow looks for Ctrl-C, and how long it may take once what serves it has ended.
+_LOOKS_S, _GRACE_S = 0.2, 20.0
 
 
 class MethodsFailed(Exception):
@@ -65,6 +70,10 @@ class MethodsFailed(Exception):
     def __init__(self, message: str, report: dict[str, Any]):
         super().__init__(message)
         self.report = report
+
+
+class Regressed(MethodsFailed):
+    """The table is worse than the last good one; ``report`` has ``worse``, a sentence for each."""
 
 
 class Interrupted(MethodsFailed):
@@ -136,32 +145,57 @@ def run(
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def score(
-    folders: list[str], place: str, ids: dict[str, Any], cut_short: bool, lost: dict[int, str]
+    folders: list[str],
+    place: str,
+    ids: dict[str, Any],
+    cut_short: bool,
+    lost: dict[int, str],
+    judged: bool,
 ) -> dict[str, Any]:
-    """Score all results against the reference, record them; return the table."""
+    """Score all results against the reference, judge the table, record them; return the table."""
     execution = ExecutionFolder(Path(place), tuple(map(Path, folders)))
     comparison = scored(execution, ids, lost)
     rows = rows_of(comparison)
+    untracked = keep_table(execution, rows)
+    found = {}
+    if judged and not (cut_short or untracked):
+        found = _judged(execution, ids)
     # All of its runs before what they say together, which concludes it.
     untracked = (
-        keep_table(execution, rows)
+        untracked
         or record_results(execution, ids)
         or record_comparison(execution, ids, comparison, cut_short)
     )
     missed = not_converged(comparison.results, ids["config"])
-    return {"table": rows, "untracked": untracked, "not_converged": missed}
+    return {
+        "table": rows,
+        "untracked": untracked,
+        "not_converged": missed,
+        "regression": found,
+    }
+
+
+def _judged(execution: ExecutionFolder, ids: dict[str, Any]) -> dict[str, Any]:
+    """Hold the table against the last good one, and say what is found to all who are to know."""
+    name, webhook = ids["config"]["name"], ids["config"].get("webhook")
+    judgement = regression.judge(execution, name)
+    where = tracker_at(ids["uri"]).dashboard()
+    problem = regression.announce(judgement, name, ids["parent"], where, webhook)
+    worse = [str(each) for each in judgement.worse]
+    return {"headline": judgement.headline, "worse": worse, "problem": problem}
 
 
 @flow(name="compare", persist_result=False, task_runner=runner_of(Runner.SEQUENTIAL))
 def compare(
     config: str,
-    tracking_uri: str,
+    tracking_uri: str = "",
     allow_code: bool = False,
     folder: str | None = None,
     token: str = "",
     changes: list[str] | None = None,
     only: list[str] | None = None,
     comparison: str | None = None,
+    judged: bool = False,
 ) -> State:
     """Run the comparison that a YAML file describes and keep it in a tracker.
 
@@ -170,8 +204,9 @@ def compare(
     config : str
         Path of the configuration.
     tracking_uri : str
-        Of any backend in :data:`pymc_vi_ext.tracking.BACKENDS`, absolute. One with a password is
-        given without it, and as ``MLFLOW_TRACKING_URI`` in the environment with it.
+        Of any backend in :data:`pymc_vi_ext.tracking.BACKENDS`. One with a password is given
+        without it, and as ``MLFLOW_TRACKING_URI`` in the environment with it. By default what is
+        there, and ``sqlite:///runs/mlflow.db`` where it is not set.
     allow_code : bool
         Whether the model may be code outside the zoo.
     folder : str, optional
@@ -183,16 +218,23 @@ def compare(
         As for :func:`pymc_vi_ext.comparison.load_config`.
     comparison : str, optional
         Which one of a suite.
+    judged : bool
+        Whether the table is held against the last good one of the same name.
 
     Returns
     -------
     prefect.states.State
         Its result is a dict with the ``table`` (records), the run ids ``parent`` and ``children``,
-        ``not_converged``, which runs have not though they must, and ``untracked``, why the tracker
-        does not have all of it, empty if it has. Failed, with MethodsFailed, if a method failed or
-        has not converged though it must; the others are finished nevertheless. Failed, with
-        Interrupted, after Ctrl-C, which ends the runs that it meets.
+        ``not_converged``, which runs have not though they must, ``regression``, what has become
+        worse, and ``untracked``, why the tracker does not have all of it, empty if it has. Failed,
+        with MethodsFailed, if a method failed or has not converged though it must; the others are
+        finished nevertheless. Failed, with Regressed, if the table has become worse. Failed, with
+        Interrupted, after Ctrl-C, which ends the runs that it meets. Skipped, where its scheduled
+        time has passed.
     """
+    _end_with_parent()
+    if passed := reason_to_skip():
+        return skipped(passed)
     parsed = load_config(
         config,
         allow_code=allow_code,
@@ -201,6 +243,8 @@ def compare(
         comparison=comparison,
     )
     plain = parsed.model_dump(mode="json", exclude_unset=True)
+    uri = tracking_uri or os.environ.get(URI_VARIABLE, DEFAULT_URI)
+    tracking_uri = without_password(absolute_uri(uri))
     if token == EACH_TIME:
         token = str(runtime.flow_run.id)
     execution, runs = execution_of(parsed, config, allow_code, tracking_uri, folder, token)
@@ -229,17 +273,36 @@ def compare(
         interrupted = take() or execution.stop.exists()
     folders = list(map(str, execution.results))
     cut_short = interrupted or bool(lost)
-    report = score(folders, str(execution.path), ids, cut_short, lost)
+    report = score(folders, str(execution.path), ids, cut_short, lost, judged)
     report |= {key: ids[key] for key in ("parent", "children")}
     execution.stop.unlink(missing_ok=True)
     if interrupted:
         return Failed(message=INTERRUPT, data=Interrupted(INTERRUPT, report))
+    if report["regression"].get("worse"):
+        message = " ".join([report["regression"]["headline"], *report["regression"]["worse"]])
+        return Failed(message=message, data=Regressed(message, report))
     failed = failed_methods(report["table"])
     if failed or report["not_converged"]:
         parts = {"Failed": failed, "Not converged": report["not_converged"]}
         message = "; ".join(f"{what}: {', '.join(who)}" for what, who in parts.items() if who)
         return Failed(message=message, data=MethodsFailed(message, report))
     return Completed(message=f"{len(runs)} runs finished.", data=report)
+
+
+def _end_with_parent() -> None:
+    """Take the end of the process that serves this flow, however that ended, as a SIGTERM."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        # The server has ended too, and the flow would go on asking for it.
+        time.sleep(_GRACE_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -39,6 +39,8 @@ from pymc_vi_ext.tracking import (
     tracker_uri,
 )
 
+from . import regression
+
 # Characters of a reason.
 _MOST = 300
 
@@ -119,9 +121,10 @@ def record_comparison(
     def record(tracker: RunTracker) -> None:
         if cut_short:
             report_interrupted(tracker, runs, comparison)
-        else:
-            report_comparison(tracker, runs, comparison)
-            execution.mark_tracked(None)
+            return
+        regression.record(tracker, runs.parent, execution, ids["config"]["name"])
+        report_comparison(tracker, runs, comparison)
+        execution.mark_tracked(None)
 
     return _tried(ids["uri"], record)
 
@@ -161,6 +164,8 @@ def keep_table(execution: ExecutionFolder, rows: list[dict[str, Any]]) -> str:
 def rows_of(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the rows of the table, as JSON can hold them."""
     rows: list[dict[str, Any]] = comparison.table.reset_index().to_dict(orient="records")
+    for row, verdict in zip(rows, comparison.verdicts, strict=False):  # the noise floor has none
+        row["verdict"] = verdict
     return rows
 
 

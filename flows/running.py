@@ -28,7 +28,8 @@ def run_all(
     asked: Sequence[Asked],
     *,
     fresh: bool,
-    runner: Runner,
+    judged: bool = False,
+    runner: Runner = Runner.SEQUENTIAL,
     address: str | None = None,
 ) -> int:
     """Run comparisons, or go on with them, and print their tables; return the exit status.
@@ -40,10 +41,13 @@ def run_all(
         With the same tracker.
     fresh : bool
         Whether to run again what has finished before.
+    judged : bool
+        Whether to run it again, and hold its table against the last good one.
     runner : Runner
     address : str, optional
         Of a cluster.
     """
+    fresh = fresh or judged
     known = [None if fresh else _known(one) for one in asked]
     missing = [one for one, report in zip(asked, known, strict=True) if report is None]
     reports: dict[str, Mapping[str, Any]] = {}
@@ -51,7 +55,7 @@ def run_all(
     with _flow(console, runner, address) if missing else nullcontext() as flow:
         for one, report in zip(asked, known, strict=True):
             if report is None:
-                ended, report = _run(console, one, flow, fresh)
+                ended, report = _run(console, one, flow, fresh, judged)
             else:
                 ended = METHOD_FAILED if report["not_converged"] else 0
             status = max(status, ended)
@@ -60,6 +64,7 @@ def run_all(
             if report["not_converged"]:
                 missed = ", ".join(report["not_converged"])
                 console.print(f"Not converged, but must: {missed}.", markup=False, soft_wrap=True)
+            _say_worse(console, report.get("regression"))
             if ended == INTERRUPTED:
                 break
     if len(asked) > 1:
@@ -92,7 +97,9 @@ def _flow(console: Console, runner: Runner, address: str | None) -> Iterator[Any
         yield compare.with_options(task_runner=where)
 
 
-def _run(console: Console, asked: Asked, flow: Any, fresh: bool) -> tuple[int, Mapping[str, Any]]:
+def _run(
+    console: Console, asked: Asked, flow: Any, fresh: bool, judged: bool
+) -> tuple[int, Mapping[str, Any]]:
     """Return the exit status of a comparison, and its report."""
     from httpx import TransportError
 
@@ -102,7 +109,7 @@ def _run(console: Console, asked: Asked, flow: Any, fresh: bool) -> tuple[int, M
     token = uuid.uuid4().hex if fresh else asked.data
     with console.status(f"Comparing methods on {escape(asked.parsed.name)} ..."):
         try:
-            return 0, flow(**asked.parameters(token))
+            return 0, flow(**asked.parameters(token), judged=judged)
         except Interrupted as error:
             return INTERRUPTED, error.report
         except MethodsFailed as error:
@@ -132,6 +139,13 @@ def _known(asked: Asked) -> Mapping[str, Any] | None:
     plain = asked.parsed.model_dump(mode="json", exclude_unset=True)
     missed = not_converged(map(load_result, execution.results), plain)
     return {"table": execution.table, "untracked": "", "not_converged": missed}
+
+
+def _say_worse(console: Console, found: Mapping[str, Any] | None) -> None:
+    """Print what the last good table was held against, if it was."""
+    if found:
+        for line in filter(None, ["", found["headline"], *found["worse"], found["problem"]]):
+            console.print(line, markup=False, soft_wrap=True, highlight=False)
 
 
 def _say_where(console: Console, uri: str, reports: Mapping[str, Mapping[str, Any]]) -> None:

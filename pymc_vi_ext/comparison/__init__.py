@@ -10,6 +10,7 @@ from pymc_vi_ext.comparison.methods import SAMPLERS, MethodSpec, make_spec, runn
 from pymc_vi_ext.comparison.metrics import METRICS, Metric, Scored
 from pymc_vi_ext.comparison.peers import PEERS
 from pymc_vi_ext.comparison.references import ReferenceWarning
+from pymc_vi_ext.comparison.regression import Regression, regressions
 from pymc_vi_ext.comparison.runner import (
     compare,
     not_run,
@@ -32,12 +33,14 @@ __all__ = [
     "MethodSpec",
     "Metric",
     "ReferenceWarning",
+    "Regression",
     "Scored",
     "Status",
     "compare",
     "load_config",
     "make_spec",
     "not_run",
+    "regressions",
     "run_method",
     "runnable_names",
     "summarise",

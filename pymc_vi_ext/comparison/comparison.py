@@ -169,9 +169,7 @@ class Comparison:
         """
         import pandas as pd
 
-        trees = [result.datatree for result in self.results]
-        verdicts = ["" if tree is None else tree.attrs.get("verdict", "") for tree in trees]
-        verdicts += [""] * (len(self.table) - len(verdicts))  # of the noise floor
+        verdicts = [*self.verdicts, *[""] * (len(self.table) - len(self.results))]
         ends, said = self.table["status"], pd.Series(verdicts, index=self.table.index)
         counts = {("runs", status.value.lower()): ends == status.value for status in Status}
         counts |= {("verdict", verdict.value): said == verdict.value for verdict in Verdict}
@@ -235,6 +233,12 @@ class Comparison:
             f"{result.label} (seed {result.seed})" if len(seeds) > 1 else result.label
             for result in self.results
         )
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """What was said of the draws of each result, such as PASS; empty where nothing was."""
+        trees = [result.datatree for result in self.results]
+        return tuple("" if tree is None else tree.attrs.get("verdict", "") for tree in trees)
 
     @property
     def noise_floor(self) -> dict[str, float]:

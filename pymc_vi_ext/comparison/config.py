@@ -35,10 +35,11 @@ try:
 
     from pymc_vi_ext.comparison._yaml import YamlError, parse_yaml, read_yaml
     from pymc_vi_ext.comparison.data import DataSource, read_data
+    from pymc_vi_ext.comparison.schedule import Schedule
     from pymc_vi_ext.comparison.seeds import Seeds
 except ImportError as error:
     raise ImportError(
-        "Configurations need pydantic and pyyaml: pip install 'pymc-vi-ext[flows]'."
+        "Configurations need pydantic, pyyaml and cronsim: pip install 'pymc-vi-ext[flows]'."
     ) from error
 
 
@@ -176,6 +177,13 @@ class ComparisonConfig(_Strict):
         gt=0,
         le=LONGEST,
         description="Seconds after which a run is ended, and its row is FAILED.",
+    )
+    schedule: Schedule | None = Field(default=None, description="When `serve` runs it.")
+    webhook: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Environment variable that holds the address to which `serve` and "
+        "`--regression` post what has become worse. Not the address: those are secrets.",
     )
 
     def specs(self) -> list[MethodSpec]:
@@ -687,8 +695,16 @@ def _sentence(problem: Any, content: dict[str, Any]) -> str:
         return f"{place}.name: unknown method {shown(context['tag'])}; known: {known}."
     if kind == "union_tag_not_found":
         return f"{place}.name: this key is required; one of {known}."
-    if kind == "value_error":
-        return f"{place}: {context['error']}."
+    if kind == "sentence":
+        return f"{place}: {problem['msg']}."
+    if place.startswith("webhook"):
+        # Whatever it is, it is not repeated: it may be a secret.
+        return (
+            "webhook: names the environment variable that holds the address, such as "
+            "SLACK_WEBHOOK, and not the address itself, which is a secret."
+        )
+    if place == "schedule":
+        return "schedule: needs the key cron, as in `schedule: {cron: 0 3 * * *}`."
     if kind in {"model_attributes_type", "model_type"}:
         return f"{place}: needs keys, such as `- name: nuts`, not {shown(problem['input'])}."
     if kind == "too_short":
@@ -705,6 +721,10 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+# The sections of keys that have one.
+_WITHIN: dict[Any, type[BaseModel]] = {"data": DataSource, "schedule": Schedule}
+
+
 def _locate(loc: tuple[Any, ...], content: Any) -> tuple[str, type[BaseModel]]:
     """Return a path such as ``methods[1].n`` and the section that its last key is in."""
     place = ""
@@ -718,8 +738,8 @@ def _locate(loc: tuple[Any, ...], content: Any) -> tuple[str, type[BaseModel]]:
         else:
             key = part if part.isprintable() and len(part) <= _LONGEST_NAME else shown(part)
             place += f".{key}" if place else key
-            if i == 1 and loc[0] == "data":
-                section = DataSource
+            if i == 1:
+                section = _WITHIN.get(loc[0], section)
     return place, section
 
 

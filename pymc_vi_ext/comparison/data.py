@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from pymc_vi_ext import zoo
+from pymc_vi_ext.comparison._sentences import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,22 +47,27 @@ class DataSource(BaseModel):
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> DataSource:
+        if problem := self._problem():
+            raise PydanticCustomError("sentence", "{problem}", {"problem": problem})
+        return self
+
+    def _problem(self) -> str:
         if (self.file is None) == (self.zoo is None):
-            raise ValueError("data come from a `file` or from a model of the `zoo`, one of the two")
+            return "data come from a `file` or from a model of the `zoo`, one of the two"
         if self.zoo is not None:
             if self.zoo not in zoo.MODELS:
                 known = ", ".join(zoo.MODELS)
-                raise ValueError(f"there is no model {self.zoo!r} in the zoo; there are {known}")
+                return f"there is no model {shown(self.zoo)} in the zoo; there are {known}"
             wanted, other = "variable", "columns"
         else:
             suffix = Path(str(self.file)).suffix.lower()
             if suffix not in _READERS:
                 known = ", ".join(_READERS)
-                raise ValueError(f"{self.file!r} is no file of a kind that is read: {known}")
+                return f"{shown(self.file)} is no file of a kind that is read: {known}"
             wanted, other = ("variable", "columns") if suffix == ".nc" else ("columns", "variable")
         if not getattr(self, wanted) or getattr(self, other) is not None:
-            raise ValueError(f"say which `{wanted}` of {self.file or self.zoo!r}, and no `{other}`")
-        return self
+            return f"say which `{wanted}` of {shown(self.file or self.zoo)}, and no `{other}`"
+        return ""
 
 
 def read_data(source: DataSource, folder: Path) -> np.ndarray:

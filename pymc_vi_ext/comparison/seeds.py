@@ -8,6 +8,7 @@ import numpy as np
 import pydantic
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What generators take."""
@@ -56,9 +57,10 @@ def _as_seeds(value: Any) -> Any:
         seeds = SpawnedSeeds.model_validate(value)
     except pydantic.ValidationError as error:
         [problem, *_] = error.errors()
-        raise ValueError(
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()}"
-        ) from None
+        place = ".".join(map(str, problem["loc"]))
+        said = "{place}: {what}"
+        what = problem["msg"].lower()
+        raise PydanticCustomError("sentence", said, {"place": place, "what": what}) from None
     return spawned(seeds.root, seeds.number, seeds.key)
 
 

@@ -117,6 +117,11 @@ class JsonlTracker:
         events = ({"event": "param", "key": k, "value": str(v)} for k, v in params.items())
         _append(self._run(run_id), events)
 
+    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Record tags."""
+        events = ({"event": "tag", "key": k, "value": v} for k, v in tags.items())
+        _append(self._run(run_id), events)
+
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Record final values, at step 0."""
         _append(self._run(run_id), (_metric(key, 0, value) for key, value in metrics.items()))

@@ -33,6 +33,8 @@ _METRICS_AT_ONCE, _PARAMS_AT_ONCE = 900, 100
 # By which runs are found that were begun and whose ids nobody has kept.
 _TOKEN, _PLACE = "pymc_vi_ext.token", "pymc_vi_ext.place"
 _RUNS_AT_MOST = 50_000
+# Of the value of a tag, in characters.
+_TAG_LENGTH = 5_000
 
 
 class MlflowTracker:
@@ -167,6 +169,11 @@ class MlflowTracker:
         entries = [Param(key, str(value)) for key, value in params.items()]
         for batch in _batches(entries, _PARAMS_AT_ONCE):
             self._client.log_batch(run_id, params=batch)
+
+    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        for key, value in tags.items():
+            self._client.set_tag(run_id, key, value[:_TAG_LENGTH])
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Record final values, at step 0."""

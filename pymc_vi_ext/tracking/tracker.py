@@ -105,6 +105,9 @@ class RunTracker(Protocol):
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Record settings, as text."""
 
+    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Say something of a run that runs are searched by."""
+
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Record final values, at step 0."""
 

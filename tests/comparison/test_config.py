@@ -70,8 +70,27 @@ NUTS = "methods: [{name: nuts}]\n"
         (
             HEAD + NUTS + "draw: 3",
             "draw: unknown key; known keys: name, model, parameters, data, methods, reference, "
-            "must_converge, seeds, draws, max_seconds.",
+            "must_converge, seeds, draws, max_seconds, schedule, webhook.",
         ),
+        (
+            HEAD + NUTS + 'schedule: {cron: "0 25 * * *"}',
+            "schedule.cron: should be the times of a cron expression, such as '0 3 * * *', not "
+            "'0 25 * * *'.",
+        ),
+        (HEAD + NUTS + 'schedule: {cron: "0 0 3 * * *"}', "schedule.cron: should be the times of"),
+        (HEAD + NUTS + 'schedule: {cron: "0 0 31 2 *"}', "schedule.cron: should be the times of"),
+        (
+            HEAD + NUTS + 'schedule: {cron: "0 3 * * *", timezone: ../Mars}',
+            "schedule.timezone: should be the name of a time zone, such as 'Europe/Berlin', not "
+            "'../Mars'.",
+        ),
+        (HEAD + NUTS + "schedule: {timezone: UTC}", "schedule.cron: this key is required."),
+        (
+            HEAD + NUTS + 'schedule: {cron: "0 3 * * *", zone: UTC}',
+            "schedule.zone: unknown key; known keys: cron, timezone.",
+        ),
+        (HEAD + NUTS + "schedule: daily", "schedule: needs the key cron, as in `schedule: {cron: "),
+        (HEAD + NUTS + "webhook: https://a/b", "webhook: names the environment variable that hold"),
         (
             HEAD + "methods: [{name: nutz}]",
             "methods[0].name: unknown method 'nutz'; known: " + ", ".join(runnable_names()) + ".",
@@ -141,6 +160,13 @@ def test_errors_say_where_and_what(write, text, sentence):
         load_config(path)
     assert str(error.value).startswith(f"{path}: {sentence}")
     assert "\n" not in str(error.value)
+
+
+def test_an_address_of_a_webhook_is_not_repeated(write):
+    for webhook in ("https://host/secret", "[https://host/secret]", "{secret: 1}"):
+        with pytest.raises(ConfigError) as error:
+            load_config(write(HEAD + NUTS + f"webhook: {webhook}"))
+        assert "secret" not in str(error.value).replace("which is a secret", "")
 
 
 def test_each_problem_has_its_own_line(write):

@@ -150,7 +150,6 @@ def test_validate_says_what_would_run(tmp_path):
         (["compare"], "name: x", "model: this key is required."),
         (["compare", "--tracking-uri", "mlruns"], CONFIG, "tracking URI 'mlruns': the known ones"),
         (["compare", "--tracking-uri", "jsonl://runs/x"], CONFIG, "names a host, not a folder"),
-        (["serve", "--cron", "0 25 * * *"], CONFIG, "The schedule '0 25 * * *' is not a cron"),
         (["compare"], "name: x\nmodel: a.py:b\nmethods: [{name: nuts}]", "--allow-code"),
     ],
 )

@@ -50,6 +50,7 @@ def read_mlflow(uri, run_id):
     images = [file.path for file in client.list_artifacts(run_id, "images")]
     return {
         "params": run.data.params,
+        "tags": {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")},
         "metrics": {
             key: sorted((m.step, unbounded(m.value)) for m in points)
             for key, points in history.items()
@@ -65,11 +66,13 @@ def read_mlflow(uri, run_id):
 def read_jsonl(uri, run_id):
     run = Path(absolute_uri(uri).removeprefix("jsonl://"), run_id)
     lines = (run / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    read = {"params": {}, "metrics": {}, "files": {}, "images": [], "status": "RUNNING"}
+    read = {"params": {}, "tags": {}, "metrics": {}, "files": {}, "images": [], "status": "RUNNING"}
     for event in map(json.loads, lines):
         match event.pop("event"):
             case "param":
                 read["params"][event["key"]] = event["value"]
+            case "tag":
+                read["tags"][event["key"]] = event["value"]
             case "metric":
                 points = read["metrics"].setdefault(event["key"], [])
                 points.append((event["step"], float(event["value"])))
@@ -101,6 +104,7 @@ def store(request, tmp_path_factory):
 
 def write(tracker, run_id, folder):
     tracker.log_params(run_id, {"n": 3, "name": "µ"})
+    tracker.log_tags(run_id, {"regression": "none, µ"})
     tracker.log_metrics(run_id, {"a/b": 1.5, "none": float("nan"), "low": -np.inf})
     tracker.log_series(run_id, "elbo", np.array([1, 5]), np.array([-2.0, np.inf]))
     tracker.log_image(run_id, "kde/x", IMAGE)
@@ -177,6 +181,7 @@ def test_what_is_written_by_run_id_is_there_once(store, tmp_path):
     assert found.pop("pictures") in (1, 2)
     assert found == {
         "params": {"n": "3", "name": "µ"},
+        "tags": {"regression": "none, µ"},
         "files": {"note.txt": "text, µ\n".encode(), "data.bin": b"\0\1"},
         "images": ["kde~x"],
         "status": "FINISHED",
