@@ -10,15 +10,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import shlex
 import signal
 import threading
 import time
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pymc as pm
 
 from prefect import State, flow, runtime, task
 from prefect.cache_policies import NO_CACHE
@@ -28,6 +32,7 @@ from prefect.states import Completed, Failed
 from pymc_vi_ext.comparison import Status
 from pymc_vi_ext.comparison.config import (
     ComparisonConfig,
+    build_model,
     config_type,
     load_config,
     reference_file,
@@ -38,10 +43,20 @@ from pymc_vi_ext.comparison.storage import result_status
 from pymc_vi_ext.comparison.workspace import ExecutionFolder
 from pymc_vi_ext.errors import INTERRUPT
 from pymc_vi_ext.interrupts import held, pending, take, terminate
-from pymc_vi_ext.tracking import DEFAULT_URI, URI_VARIABLE, absolute_uri, without_password
+from pymc_vi_ext.tracking import (
+    DEFAULT_URI,
+    URI_VARIABLE,
+    About,
+    RunTracker,
+    absolute_uri,
+    environment,
+    report_model,
+    without_password,
+)
 from pymc_vi_ext.tracking.rebuild import write_configuration
 
 from . import regression
+from .configurations import examples
 from .executions import (
     execution_of,
     failed_methods,
@@ -55,6 +70,7 @@ from .executions import (
     scored,
     tracker_at,
 )
+from .live import Live
 from .missed import reason_to_skip, skipped
 from .runners import Runner, runner_of
 
@@ -93,19 +109,38 @@ def may_pass(task: Any, task_run: Any, state: State[Any]) -> bool:
     retry_delay_seconds=[1, 5],
     retry_condition_fn=may_pass,
 )
-def begin(config: dict[str, Any], path: str, tracking_uri: str, token: str) -> dict[str, Any]:
-    """Create the runs in the tracker that there are not yet by that token; return their ids."""
+def begin(
+    config: dict[str, Any],
+    path: str,
+    allow_code: bool,
+    tracking_uri: str,
+    about: dict[str, Any],
+    token: str,
+) -> dict[str, Any]:
+    """Create the runs in the tracker that there are not yet by that token; return their ids.
+
+    They have all that is known before they run.
+    """
+    parsed = config_type().model_validate(config)
+    model = build_model(parsed, path, allow_code=allow_code)
     try:
-        return _begin(config_type().model_validate(config), path, tracking_uri, token)
+        tracker = tracker_at(tracking_uri)
+        tracker.check()
+        return _begin(parsed, path, model, tracker, About(**about), token)
     except Exception as error:
         raise ConnectionError(f"The tracker began no runs: {reason(error)}") from error
 
 
-def _begin(parsed: ComparisonConfig, path: str, uri: str, token: str) -> dict[str, Any]:
-    tracker = tracker_at(uri)
-    tracker.check()
+def _begin(
+    parsed: ComparisonConfig,
+    path: str,
+    model: pm.Model,
+    tracker: RunTracker,
+    about: About,
+    token: str,
+) -> dict[str, Any]:
     names = [f"{spec.label} seed {seed}" for spec in parsed.specs() for seed in parsed.seeds]
-    execution = tracker.begin(parsed.name, names, {"model": parsed.model}, token)
+    execution = tracker.begin(parsed.name, names, about.tags(), token)
     settings = {
         "model": parsed.model,
         "draws": parsed.draws,
@@ -116,9 +151,11 @@ def _begin(parsed: ComparisonConfig, path: str, uri: str, token: str) -> dict[st
     tracker.log_params(execution.parent, settings)
     text = Path(path).read_text(encoding="utf-8")
     tracker.log_text(execution.parent, text, "config.yaml")
+    tracker.log_text(execution.parent, environment(), "environment.txt")
     write_configuration(tracker, execution.parent, parsed)
     if (reference := reference_file(parsed, path)) is not None:
         tracker.log_file(execution.parent, reference)
+    report_model(tracker, [execution.parent, *execution.children], model, parsed.model)
     return {"parent": execution.parent, "children": list(execution.children)}
 
 
@@ -254,8 +291,17 @@ def compare(
     concluded = execution.is_tracked(None)
     if ids is None or concluded or not tracker_at(tracking_uri).has(ids["parent"]):
         mark = execution.begin_token()
-        made = begin(plain, config, tracking_uri, mark)
-        ids = {**made, "uri": tracking_uri, "config": plain, "path": config, "token": mark}
+        command = _command(config, allow_code, changes or [], only or [], comparison)
+        about = asdict(About(parsed.name, parsed.model, config, command))
+        made = begin(plain, config, allow_code, tracking_uri, about, mark)
+        ids = {
+            **made,
+            "uri": tracking_uri,
+            "config": plain,
+            "path": config,
+            "about": about,
+            "token": mark,
+        }
         execution.keep_ids(ids)
     futures: dict[int, PrefectFuture[Any]] = {}
     for number, (work, finished) in enumerate(zip(runs, execution.finished, strict=True)):
@@ -268,8 +314,8 @@ def compare(
         futures[number] = named.submit(
             config, plain, allow_code, work.method, work.seed, place, stop
         )
-    with held(lambda: None), _sigterm_as_interrupt():
-        lost = _follow(execution, futures, ids)
+    with held(lambda: None), _sigterm_as_interrupt(), Live(execution, ids) as live:
+        lost = _follow(execution, futures, ids, live)
         interrupted = take() or execution.stop.exists()
     folders = list(map(str, execution.results))
     cut_short = interrupted or bool(lost)
@@ -305,6 +351,22 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _command(
+    config: str, allow_code: bool, changes: list[str], only: list[str], comparison: str | None
+) -> str:
+    """Return what runs a comparison, or the suite that it is in, in a terminal."""
+    options = ["--allow-code"] * allow_code
+    options += [word for change in changes for word in ("--set", change)]
+    options += [word for label in only for word in ("--only", label)]
+    path = Path(config)
+    if path == examples().get(path.stem):
+        config = path.stem
+    elif path.is_relative_to(Path.cwd()):
+        config = str(path.relative_to(Path.cwd()))
+    verb = "compare" if comparison is None else "suite"
+    return shlex.join(["pymc-vi", verb, config, *options])
+
+
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
     """Let SIGTERM do what Ctrl-C does; Prefect's own handler would leave the flow at once."""
@@ -319,7 +381,10 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 
 def _follow(
-    execution: ExecutionFolder, futures: dict[int, PrefectFuture[Any]], ids: dict[str, Any]
+    execution: ExecutionFolder,
+    futures: dict[int, PrefectFuture[Any]],
+    ids: dict[str, Any],
+    live: Live,
 ) -> dict[int, str]:
     """Record results as they come, and pass Ctrl-C on; return why some were not kept."""
     done: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -337,6 +402,7 @@ def _follow(
         except queue.Empty:
             continue
         waiting.remove(number)
+        live.leave(number)
         if result_status(execution.results[number]) is None:
             # Not the method failed, but what is around it: the disk, a worker.
             lost[number] = f"its result could not be kept: {_problem(futures.get(number))}"

@@ -29,6 +29,7 @@ from pymc_vi_ext.comparison.runner import without_draws
 from pymc_vi_ext.comparison.storage import DamagedResultError, load_result, result_status
 from pymc_vi_ext.comparison.workspace import ExecutionFolder, Workspace
 from pymc_vi_ext.tracking import (
+    About,
     Execution,
     RunTracker,
     folder_beside,
@@ -117,13 +118,14 @@ def record_comparison(
 ) -> str:
     """Record what all runs together say; return why that cannot be done, empty if it can."""
     runs = Execution(ids["parent"], tuple(ids["children"]))
+    about = About(**ids.get("about", {}))
 
     def record(tracker: RunTracker) -> None:
         if cut_short:
-            report_interrupted(tracker, runs, comparison)
+            report_interrupted(tracker, runs, comparison, about)
             return
         regression.record(tracker, runs.parent, execution, ids["config"]["name"])
-        report_comparison(tracker, runs, comparison)
+        report_comparison(tracker, runs, comparison, about)
         execution.mark_tracked(None)
 
     return _tried(ids["uri"], record)
@@ -204,6 +206,7 @@ def report_of(execution: ExecutionFolder) -> dict[str, Any] | None:
         "table": rows_of(comparison),
         "untracked": untracked,
         "not_converged": not_converged(comparison.results, ids["config"]),
+        "parent": ids["parent"],
     }
 
 

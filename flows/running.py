@@ -138,7 +138,8 @@ def _known(asked: Asked) -> Mapping[str, Any] | None:
         return None
     plain = asked.parsed.model_dump(mode="json", exclude_unset=True)
     missed = not_converged(map(load_result, execution.results), plain)
-    return {"table": execution.table, "untracked": "", "not_converged": missed}
+    known = {"table": execution.table, "untracked": "", "not_converged": missed}
+    return {**(execution.ids or {}), **known}
 
 
 def _say_worse(console: Console, found: Mapping[str, Any] | None) -> None:
@@ -156,5 +157,8 @@ def _say_where(console: Console, uri: str, reports: Mapping[str, Mapping[str, An
         console.print("`sync` brings the rest once it can.")
         return
     console.print("\nFigures and posteriors:")
-    where = open_tracker(uri).dashboard()
-    console.print(f"  {where}", markup=False, soft_wrap=True, highlight=False, style="bold")
+    tracker = open_tracker(uri)
+    # Of several the page of each is in the tracker's own.
+    pages = [tracker.address(report["parent"]) for report in reports.values()]
+    for where in (tracker.dashboard(), *(pages if len(pages) == 1 else ())):
+        console.print(f"  {where}", markup=False, soft_wrap=True, highlight=False, style="bold")

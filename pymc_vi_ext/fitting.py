@@ -41,8 +41,14 @@ from pymc_vi_ext.results import Timings
 from pymc_vi_ext.session import mark_interrupted
 from pymc_vi_ext.starting_points import StartingPoint, begin_at, is_point
 from pymc_vi_ext.upstream import default_progress_theme
+from pymc_vi_ext.watching import is_watched
 
 
+def _given(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    return inspect.signature(fit).bind_partial(*args, **kwargs).arguments
+
+
+@is_watched(_given)
 def fit(
     n: int = 100_000,
     method: str | Inference = "advi",

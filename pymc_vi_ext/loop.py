@@ -43,6 +43,7 @@ from pymc_vi_ext.session import Session, mark_interrupted, open_session, split_r
 from pymc_vi_ext.state import FitState
 from pymc_vi_ext.support import causes_of_infinity
 from pymc_vi_ext.upstream import State, default_progress_theme, layout, storage
+from pymc_vi_ext.watching import Shown, is_watched
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class Call:
     warns: bool = True
 
 
+@is_watched(lambda method, n, call, **options: {"n": n, **options})
 def fit_method(
     method: Method,
     n: int,
@@ -257,9 +259,10 @@ def _run(
     compiled_before = loop.compile_s
     _begin(method, session, n, call, callbacks, clock)
     trace = _Trace(session.losses, session.steps, n, session.unit)
-    shown = fit_progress(n, call.progressbar and method.takes_steps, call.theme)
-    with _kept(trace) as kept, shown as progress:
+    bar = fit_progress(n, call.progressbar and method.takes_steps, call.theme)
+    with _kept(trace) as kept, bar as drawn:
         watching = approx.fit_state.callbacks
+        progress = Shown(drawn, approx, session.steps)
         session.chunk = _steps(loop, approx, trace, watching, progress, session.chunk)
     ending = kept.ending
     approx.fit_state.sync()

@@ -119,4 +119,4 @@ def test_metric_and_tracker(recipes, tmp_path):
     lines = (tmp_path / "runs.txt").read_text().splitlines()
     assert len(lines) == len(set(lines))
     assert [line for line in lines if "diag/narrowest" in line and line.startswith("toy/0/0")]
-    assert lines[-1] == "toy/0: end FINISHED"
+    assert lines[-1].startswith("toy/0: end FINISHED")

@@ -20,6 +20,7 @@ from pymc_vi_ext.diagnostics import (
     Distances,
     ElboEstimate,
     distances,
+    divergences,
     elbo,
     ess_min,
     is_sampled,
@@ -199,6 +200,10 @@ def _ess_min(scored: Scored) -> float:
     return NAN if scored.sampled is None else _of_chains(ess_min(scored.sampled))
 
 
+def _divergences(scored: Scored) -> float:
+    return NAN if scored.sampled is None else divergences(scored.sampled)
+
+
 def _of_chains(value: float) -> float:
     if math.isnan(value):
         raise ValueError("No element has at least four finite draws in each chain, or none varies.")
@@ -234,6 +239,8 @@ _ROWS = (
     Metric("diag/khat", _khat, "k-hat", ".2f", "shape of the weights' tail, good below 0.7"),
     Metric("diag/rhat_max", _rhat_max, "R-hat", ".2f", "a sampler's largest R-hat"),
     Metric("diag/ess_min", _ess_min, "", ".0f", "a sampler's fewest effective draws"),
+    Metric("diag/divergences", _divergences, "", ".0f", "a sampler's divergent transitions"),
+    Metric("diag/warnings", lambda s: len(s.result.warnings), "", ".0f", "what the run warned of"),
     Metric(
         "compare/mean_error_sd_max",
         _distance(lambda d: d.mean_error_sd_max),

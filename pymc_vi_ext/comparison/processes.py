@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pymc_vi_ext.comparison.checkpoints import forget_checkpoints
+from pymc_vi_ext.comparison.live import LIVE, LiveFile
 from pymc_vi_ext.comparison.methods import MethodSpec
 from pymc_vi_ext.comparison.runner import not_run, run_method, without_draws
 from pymc_vi_ext.comparison.storage import RESULT, clear_parts, load_result, save_result
 from pymc_vi_ext.comparison.types import MethodResult, Status
 from pymc_vi_ext.errors import INTERRUPT
 from pymc_vi_ext.interrupts import terminate
+from pymc_vi_ext.watching import watched_by
 
 if TYPE_CHECKING:
     from pymc_vi_ext.comparison.config import ComparisonConfig
@@ -143,9 +145,10 @@ def run_in_process(
     spec, seed = run.spec, run.seed
     if stop():
         return _kept(not_run(spec, seed), folder)
-    (folder / RESULT).unlink(missing_ok=True)
+    for left in (RESULT, LIVE):
+        (folder / left).unlink(missing_ok=True)
     clear_parts(folder)
-    started = time.monotonic()
+    began, started = time.time(), time.monotonic()
     deadline = started + (float("inf") if max_seconds is None else max_seconds)
     late, exitcode = _attempt(run, folder, deadline, stop)
     if late is None and exitcode == -signal.SIGKILL and not (folder / RESULT).exists():
@@ -154,15 +157,16 @@ def run_in_process(
             late, exitcode = _attempt(run, folder, deadline, stop)
     if (folder / RESULT).exists() and late is not Status.FAILED:
         return load_result(folder)
+    spent = {"began": began, "seconds": time.monotonic() - started}
     if late is Status.INTERRUPTED:
-        return _kept(without_draws(spec, seed, late, INTERRUPT), folder)
+        return _kept(without_draws(spec, seed, late, INTERRUPT, **spent), folder)
     said = _last_words(folder)
     if late is Status.FAILED:
         reason = f"not done after {max_seconds:g} s (max_seconds)"
     else:
         reason = f"{_how_it_ended(exitcode)} after {time.monotonic() - started:.0f} s"
         reason += f": {said.splitlines()[-1]}" if said else ""
-    return _kept(without_draws(spec, seed, Status.FAILED, reason, said), folder)
+    return _kept(without_draws(spec, seed, Status.FAILED, reason, error=said, **spent), folder)
 
 
 def _attempt(
@@ -270,7 +274,9 @@ def _work(run: Run, folder: str) -> None:
     spec = run.spec
     try:
         model = build_model(run.parsed, run.path, allow_code=run.allow_code)
-        result = run_method(model, spec, run.seed, run.draws, folder=Path(folder))
+        # What `auto` returns is made of draws, and its fits are several.
+        with watched_by(LiveFile(Path(folder), traced=spec.name != "auto")):
+            result = run_method(model, spec, run.seed, run.draws, folder=Path(folder))
     except KeyboardInterrupt:
         result = without_draws(spec, run.seed, Status.INTERRUPTED, INTERRUPT)
     _kept(result, Path(folder))

@@ -149,7 +149,7 @@ def find_reference(reference: Given | None, results: Sequence[MethodResult]) -> 
         label = (posterior.name if isinstance(posterior, xr.DataTree) else None) or "reference"
         if label in {result.label for result in results}:
             label += " (given)"
-        return Reference(label, posterior, _unsound(posterior))
+        return Reference(label, posterior, unsound(posterior))
     of_label = [result for result in results if result.label == reference]
     source = next((result for result in of_label if result.datatree is not None), None)
     if source is None:
@@ -173,10 +173,10 @@ def convergence_problem(result: MethodResult) -> str:
     """
     if result.datatree is None or result.status is not Status.FINISHED:
         return result.reason or result.status.value
-    return _unsound(result.datatree, result.warnings)
+    return unsound(result.datatree, result.warnings)
 
 
-def _unsound(posterior: Posterior, warnings: Sequence[str] = ()) -> str:
+def unsound(posterior: Posterior, warnings: Sequence[str] = ()) -> str:
     """Say why draws are not those of the posterior, as far as they or their fit tell."""
     if isinstance(posterior, xr.Dataset):
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 import traceback
 
 from collections import Counter
@@ -160,6 +161,7 @@ def run_method(
     """
     spec = make_spec(spec)
     found: dict[str, Any] = {"status": Status.INTERRUPTED}
+    began, started = time.time(), time.perf_counter()
     try:
         with held(lambda: found.update(status=Status.INTERRUPTED)):
             found = _run(model, spec, draws, seed, progressbar, folder)
@@ -171,6 +173,7 @@ def run_method(
         pass
     if found["status"] is Status.INTERRUPTED:
         found["reason"] = INTERRUPT
+    found |= {"began": began, "seconds": time.perf_counter() - started}
     return MethodResult(**_identity(spec, seed), **found)
 
 
@@ -180,10 +183,10 @@ def not_run(spec: MethodSpec, seed: int) -> MethodResult:
 
 
 def without_draws(
-    spec: MethodSpec, seed: int, status: Status, reason: str, error: str = ""
+    spec: MethodSpec, seed: int, status: Status, reason: str, **more: Any
 ) -> MethodResult:
-    """Return the result of a run that left nothing but how it ended."""
-    return MethodResult(**_identity(spec, seed), status=status, reason=reason, error=error)
+    """Return the result of a run that left nothing but how it ended, and when."""
+    return MethodResult(**_identity(spec, seed), status=status, reason=reason, **more)
 
 
 def _identity(spec: MethodSpec, seed: int) -> dict[str, Any]:

@@ -60,6 +60,10 @@ class MethodResult:
         Of the packages that computed the result.
     warnings : sequence of str
         What the run warned of: a fit that did not converge, particles that collapsed.
+    began : float
+        When it began, in seconds since 1970; NaN of a run that did not.
+    seconds : float
+        Wall-clock seconds of all of it; NaN likewise.
     """
 
     label: str
@@ -79,3 +83,5 @@ class MethodResult:
     error: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    began: float = float("nan")
+    seconds: float = float("nan")

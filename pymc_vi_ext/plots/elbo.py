@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pymc_vi_ext.plots._style import key, line_styles, new_figure, tidy
+from pymc_vi_ext.traces import growing_blocks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +85,7 @@ def plot_elbo(traces: Mapping[str, np.ndarray], *, labels: tuple[str, ...] | Non
         colour, line = styles[label]
         steps, raw = block_means(losses, 2000)
         axes.plot(steps, raw, color=colour, alpha=0.15, linewidth=0.7)
-        steps, smooth = _log_blocks(losses)
+        steps, smooth = growing_blocks(losses, shortest=20, part=5)
         final = -float(np.mean(losses[-max(1, losses.size // 100) :]))
         axes.plot(
             steps,
@@ -113,12 +114,3 @@ def plot_elbo(traces: Mapping[str, np.ndarray], *, labels: tuple[str, ...] | Non
     else:
         axes.text(0.5, 0.5, "no method has an ELBO", transform=axes.transAxes, ha="center")
     return figure
-
-
-def _log_blocks(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ELBO averaged over blocks of at least 20 steps that grow with the steps."""
-    edges = [0]
-    while edges[-1] < losses.size:
-        edges.append(min(losses.size, edges[-1] + max(20, edges[-1] // 5)))
-    starts, ends = np.array(edges[:-1]), np.array(edges[1:])
-    return ends, -np.add.reduceat(losses, starts) / (ends - starts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -33,8 +34,9 @@ class JsonlTracker:
     """Runs in a folder: ``<comparison>/<execution>/<child>``.
 
     Each run's folder has ``events.jsonl`` with an object a line, whose ``event`` is ``begin``,
-    ``param``, ``metric`` (``key``, ``step``, ``value``), ``image``, ``file`` or ``end``; images lie
-    in ``images``, files in ``files``. Run ids are the paths of runs within the folder. JSON has no
+    ``start``, ``param``, ``metric`` (``key``, ``step``, ``value``), ``tag``, ``data``, ``image``,
+    ``file`` or ``end``; of tags, starts and ends the last one counts. Images lie in ``images``,
+    files in ``files``. Run ids are the paths of runs within the folder. JSON has no
     NaN: values that are not finite are ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``, which
     ``float`` reads. Characters that a name of a file cannot have are written ``%2F``.
 
@@ -104,7 +106,8 @@ class JsonlTracker:
         runs = [(parent, {**started, "comparison": comparison, "tags": dict(tags)})]
         for number, child in enumerate(children):
             # Numbered: names may be the same, or that of a folder of the parent's own.
-            runs.append((parent / f"{number:02d} {_safe(child)}", {**started, "name": child}))
+            event = {**started, "name": child, "tags": dict(tags)}
+            runs.append((parent / f"{number:02d} {_safe(child)}", event))
         for folder, event in runs:
             folder.mkdir(parents=True, exist_ok=True)
             if "\n" not in _text(folder / _EVENTS):
@@ -112,14 +115,32 @@ class JsonlTracker:
         parent_id, *child_ids = (run.relative_to(self._root).as_posix() for run, _ in runs)
         return Execution(parent_id, tuple(child_ids))
 
+    def start(self, run_id: str) -> None:
+        """Record that a run goes on."""
+        _append_last(self._run(run_id), {"event": "start"}, ("start", "end"))
+
+    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Record tags, in place of what they were."""
+        for key, value in tags.items():
+            event = {"event": "tag", "key": key, "value": value}
+            _append_last(self._run(run_id), event, ("tag",))
+
+    def log_note(self, run_id: str, markdown: str) -> None:
+        """Record a note as ``files/note.md``."""
+        self.log_text(run_id, markdown, "note.md")
+
+    def log_data(self, run_id: str, name: str, digest: str, data: Mapping[str, np.ndarray]) -> None:
+        """Record what the data are, each variable with its type and shape."""
+        kinds = {
+            key: {"type": str(array.dtype), "shape": list(array.shape)}
+            for key, array in data.items()
+        }
+        event = {"event": "data", "name": name, "digest": digest, "variables": kinds}
+        _append(self._run(run_id), [event])
+
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Record settings, as text."""
         events = ({"event": "param", "key": k, "value": str(v)} for k, v in params.items())
-        _append(self._run(run_id), events)
-
-    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Record tags."""
-        events = ({"event": "tag", "key": k, "value": v} for k, v in tags.items())
         _append(self._run(run_id), events)
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
@@ -147,13 +168,20 @@ class JsonlTracker:
         """Record a copy of a file under its own name, in ``files``."""
         shutil.copyfile(path, self._place(run_id, "files", path.name, {"event": "file"}))
 
-    def end(self, run_id: str, status: RunStatus) -> None:
+    def end(self, run_id: str, status: RunStatus, seconds: float | None = None) -> None:
         """Close a run."""
-        _append(self._run(run_id), [{"event": "end", "status": status.value}])
+        event: dict[str, Any] = {"event": "end", "status": status.value}
+        if seconds is not None:
+            event["seconds"] = seconds
+        _append_last(self._run(run_id), event, ("start", "end"))
 
     def dashboard(self) -> str:
         """Return the folder."""
         return str(self._root)
+
+    def address(self, run_id: str) -> str:
+        """Return the folder of a run."""
+        return str(self._run(run_id))
 
     def _run(self, run_id: str) -> Path:
         folder = (self._root / run_id).resolve()
@@ -212,13 +240,44 @@ def _text(path: Path) -> str:
 
 def _append(run: Path, events: Iterable[Mapping[str, Any]]) -> None:
     """Add the events that the run does not have yet."""
+    there = set(_lines(run))
+    lines = dict.fromkeys(map(_line, events))
+    _write(run, [line for line in lines if line not in there])
+
+
+def _append_last(run: Path, event: Mapping[str, Any], kinds: Sequence[str]) -> None:
+    """Add an event unless it is the last one of these kinds, of its key where it has one."""
+    same = (
+        there
+        for there in map(_event, reversed(_lines(run)))
+        if there.get("event") in kinds and there.get("key") == event.get("key")
+    )
+    if next(same, None) != event:
+        _write(run, [_line(event)])
+
+
+def _line(event: Mapping[str, Any]) -> str:
+    return json.dumps(event, ensure_ascii=False, allow_nan=False)
+
+
+def _event(line: str) -> dict[str, Any]:
+    """Return the event of a line, an empty one where its writer was killed at it."""
+    with contextlib.suppress(ValueError):
+        event: dict[str, Any] = json.loads(line)
+        return event
+    return {}
+
+
+def _lines(run: Path) -> list[str]:
+    # Not by splitlines, which takes more for the end of a line than JSON does. A line that has none
+    # was being written when the disk was full, or the process was killed.
+    return _text(run / _EVENTS).split("\n")[:-1]
+
+
+def _write(run: Path, lines: Sequence[str]) -> None:
     path = run / _EVENTS
-    lines = [json.dumps(event, ensure_ascii=False, allow_nan=False) for event in events]
     whole, end, torn = _text(path).rpartition("\n")
     if torn:
-        # The disk was full, or the process was killed.
         os.truncate(path, len(f"{whole}{end}".encode()))
-    there = set(whole.split("\n"))
-    new = [line for line in dict.fromkeys(lines) if line not in there]
     with path.open("a", encoding="utf-8") as file:
-        file.write("".join(f"{line}\n" for line in new))
+        file.write("".join(f"{line}\n" for line in lines))

@@ -27,7 +27,7 @@ _SERVERS = {"http", "https"}
 # The experiment that every store has; its artifacts are in the working directory.
 _DEFAULT = "Default"
 # MLflow takes names of experiments of at most 500 characters, and in a request at most 1000 metrics
-# and 100 params.
+# and 100 params or tags.
 _LONGEST = 500
 _METRICS_AT_ONCE, _PARAMS_AT_ONCE = 900, 100
 # By which runs are found that were begun and whose ids nobody has kept.
@@ -35,6 +35,18 @@ _TOKEN, _PLACE = "pymc_vi_ext.token", "pymc_vi_ext.place"
 _RUNS_AT_MOST = 50_000
 # Of the value of a tag, in characters.
 _TAG_LENGTH = 5_000
+# Where `mlflow ui` shows a database.
+_SERVED = "http://127.0.0.1:5000"
+_WAITING, _RUNNING = "SCHEDULED", "RUNNING"
+_NOTE = "mlflow.note.content"
+# What MLflow has places of its own for.
+_NAMES = {
+    "user": "mlflow.user",
+    "source": "mlflow.source.name",
+    "commit": "mlflow.source.git.commit",
+}
+# What MLflow takes an experiment for.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 class MlflowTracker:
@@ -150,17 +162,46 @@ class MlflowTracker:
             [experiment], f"tags.`{_TOKEN}` = '{token}'", max_results=_RUNS_AT_MOST
         )
         known: dict[str, str] = {run.data.tags[_PLACE]: run.info.run_id for run in found}
+        named = _named(tags)
 
-        def run(place: str, name: str, tags: Mapping[str, str]) -> str:
+        def run(place: str, name: str, tags: Mapping[str, str], status: str) -> str:
             marks = {_TOKEN: token, _PLACE: place}
             if place not in known:
                 made = self._client.create_run(experiment, run_name=name, tags={**tags, **marks})
                 known[place] = made.info.run_id
+                self._client.update_run(known[place], status)
             return known[place]
 
-        parent = run("parent", time.strftime("%Y-%m-%d %H:%M:%S"), tags)
-        of = {PARENT_RUN_TAG: parent}
-        return Execution(parent, tuple(run(str(k), name, of) for k, name in enumerate(children)))
+        parent = run("parent", time.strftime("%Y-%m-%d %H:%M:%S"), named, _RUNNING)
+        of = {**named, PARENT_RUN_TAG: parent}
+        waiting = (run(str(k), name, of, _WAITING) for k, name in enumerate(children))
+        return Execution(parent, tuple(waiting))
+
+    def start(self, run_id: str) -> None:
+        """Show a run as running."""
+        self._client.update_run(run_id, _RUNNING)
+
+    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags; those that MLflow has columns for by MLflow's names."""
+        from mlflow.entities import RunTag
+
+        entries = [RunTag(key, value[:_TAG_LENGTH]) for key, value in _named(tags).items()]
+        for batch in _batches(entries, _PARAMS_AT_ONCE):
+            self._client.log_batch(run_id, tags=batch)
+
+    def log_note(self, run_id: str, markdown: str) -> None:
+        """Set the description of a run."""
+        self._client.set_tag(run_id, _NOTE, markdown)
+
+    def log_data(self, run_id: str, name: str, digest: str, data: Mapping[str, np.ndarray]) -> None:
+        """Record a dataset that the run takes."""
+        from mlflow.data import from_numpy
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.entities import Dataset, DatasetInput
+
+        source = CodeDatasetSource(tags={})
+        taken = from_numpy(dict(data), source=source, name=name, digest=digest)
+        self._client.log_inputs(run_id, [DatasetInput(Dataset(**taken.to_dict()))])
 
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Record settings, as text."""
@@ -169,11 +210,6 @@ class MlflowTracker:
         entries = [Param(key, str(value)) for key, value in params.items()]
         for batch in _batches(entries, _PARAMS_AT_ONCE):
             self._client.log_batch(run_id, params=batch)
-
-    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags."""
-        for key, value in tags.items():
-            self._client.set_tag(run_id, key, value[:_TAG_LENGTH])
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Record final values, at step 0."""
@@ -201,9 +237,9 @@ class MlflowTracker:
         prefix = image_prefix(key, 0)
         stored = self._client.list_artifacts(run_id, "images")
         if not any(file.path.startswith(prefix) for file in stored):
-            start = self._start(run_id)
+            start, shown = self._start(run_id), _square(image)
             self._client.log_image(
-                run_id, image, key=key, step=0, timestamp=start, synchronous=True
+                run_id, shown, key=key, step=0, timestamp=start, synchronous=True
             )
 
     def log_text(self, run_id: str, text: str, file: str) -> None:
@@ -214,9 +250,12 @@ class MlflowTracker:
         """Record a copy of a file under its own name."""
         self._client.log_artifact(run_id, str(path))
 
-    def end(self, run_id: str, status: RunStatus) -> None:
+    def end(self, run_id: str, status: RunStatus, seconds: float | None = None) -> None:
         """Close a run."""
-        self._client.set_terminated(run_id, status.value)
+        # MLflow's runs begin when they are created, and this cannot be changed. All children of an
+        # execution are created with it, so their end is what makes their duration that of the work.
+        end = None if seconds is None else self._start(run_id) + round(1000 * seconds)
+        self._client.set_terminated(run_id, status.value, end)
 
     def dashboard(self) -> str:
         """Return the server's address, or the command that starts one on the database."""
@@ -226,6 +265,13 @@ class MlflowTracker:
         if mlflow.is_relative_to(Path.cwd()):
             mlflow = mlflow.relative_to(Path.cwd())
         return f"{mlflow} ui --backend-store-uri {without_password(self.tracking_uri)}"
+
+    def address(self, run_id: str) -> str:
+        """Return the page of a run, among those on models that are trained."""
+        known = urlsplit(self.tracking_uri).scheme in _SERVERS
+        server = without_password(self.tracking_uri).rstrip("/") if known else _SERVED
+        experiment = self._client.get_run(run_id).info.experiment_id
+        return f"{server}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
 
     def _start(self, run_id: str) -> int:
         if run_id not in self._start_ms:
@@ -238,7 +284,8 @@ class MlflowTracker:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self._client.create_experiment(name, self._artifacts(name)))
+                place = self._artifacts(name)
+                return str(self._client.create_experiment(name, place, tags=dict(_KIND)))
             except MlflowException:
                 # Another process may have made it in between.
                 found = self._client.get_experiment_by_name(name)
@@ -270,6 +317,21 @@ def _experiment_name(comparison: str) -> str:
 def _database(tracking_uri: str) -> Path | None:
     prefix = "sqlite:///"
     return Path(tracking_uri.removeprefix(prefix)) if tracking_uri.startswith(prefix) else None
+
+
+def _square(image: np.ndarray) -> np.ndarray:
+    """Return a wide image with white below it.
+
+    MLflow puts images in the middle of squares, of which its cards show the upper part.
+    """
+    height, width = image.shape[:2]
+    below = ((0, max(0, width - height)), (0, 0), (0, 0))
+    return np.pad(image, below, constant_values=255)
+
+
+def _named(tags: Mapping[str, str]) -> dict[str, str]:
+    named = {_NAMES.get(key, key): value for key, value in tags.items()}
+    return named | ({"mlflow.source.type": "LOCAL"} if "source" in tags else {})
 
 
 def _batches[T](entries: list[T], size: int) -> Iterator[list[T]]:

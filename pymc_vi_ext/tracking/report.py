@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+import time
 
 from pathlib import Path
 
+import numpy as np
+
 from pymc_vi_ext._names import key_name
 from pymc_vi_ext.comparison import METRICS, Comparison, MethodResult, Status
+from pymc_vi_ext.comparison.live import Snapshot
 from pymc_vi_ext.comparison.metrics import score
+from pymc_vi_ext.comparison.outcomes import outcome_of
 from pymc_vi_ext.comparison.storage import FILES
-from pymc_vi_ext.plots import block_means, plot_kde
+from pymc_vi_ext.plots import plot_kde
 from pymc_vi_ext.plots._style import to_image
+from pymc_vi_ext.traces import growing_blocks
+from pymc_vi_ext.tracking.about import About
+from pymc_vi_ext.tracking.headlines import headline_metrics, headline_tags
+from pymc_vi_ext.tracking.keys import keys_of
+from pymc_vi_ext.tracking.notes import comparison_note, result_note
+from pymc_vi_ext.tracking.page import report_page
 from pymc_vi_ext.tracking.tracker import Execution, RunStatus, RunTracker
 
-# The metric that a run with losses has as a series instead.
-_TRACE = "fit/elbo"
+TRACE = "fit/elbo"
+"""The metric that a run with losses has as a series, from its first steps on."""
 # Of what the noise floor is logged under with the execution: as `compare/...` it would look like a
 # distance of the execution.
 _FLOOR = "noise_floor"
@@ -26,12 +38,13 @@ _RUN_STATUS = {
     Status.NOT_RUN: RunStatus.KILLED,
 }
 _WORST_FIRST = (RunStatus.KILLED, RunStatus.FAILED, RunStatus.FINISHED)
+_UNKNOWN = About()
 # Variables that get an image of their own in each run.
 _MAX_IMAGES = 12
 
 
 def report_result(tracker: RunTracker, run_id: str, result: MethodResult, folder: Path) -> None:
-    """Record one run as far as it is known without the others, and close it if it has no draws.
+    """Record one run as far as it is known without the others, and close it.
 
     Parameters
     ----------
@@ -53,18 +66,39 @@ def report_result(tracker: RunTracker, run_id: str, result: MethodResult, folder
             **{f"version/{name}": value for name, value in result.versions.items()},
         },
     )
+    tracker.log_tags(run_id, _tags(result))
     if result.losses.size:
-        tracker.log_series(run_id, _TRACE, *block_means(result.losses))
+        tracker.log_series(run_id, TRACE, *growing_blocks(result.losses))
     for name in FILES:
         if (folder / name).exists():
             tracker.log_file(run_id, folder / name)
     if result.datatree is None:
         tracker.log_metrics(run_id, _final(result, score(result, None)[0]))
         tracker.log_text(run_id, result.error or result.reason, "error.txt")
-        tracker.end(run_id, _RUN_STATUS[result.status])
+        tracker.log_note(run_id, result_note(result, ""))
+    _end(tracker, run_id, result)
 
 
-def report_comparison(tracker: RunTracker, execution: Execution, comparison: Comparison) -> None:
+def report_progress(tracker: RunTracker, run_id: str, snapshot: Snapshot, after: int) -> None:
+    """Record how far a run is that goes on; the record of its result agrees with it.
+
+    Parameters
+    ----------
+    tracker : RunTracker
+    run_id : str
+    snapshot : Snapshot
+    after : int
+        Step up to which the tracker has the ELBO.
+    """
+    steps, elbo = snapshot.after(after)
+    if steps.size:
+        tracker.log_series(run_id, TRACE, steps, elbo)
+    tracker.log_tags(run_id, {"progress": snapshot.status})
+
+
+def report_comparison(
+    tracker: RunTracker, execution: Execution, comparison: Comparison, about: About = _UNKNOWN
+) -> None:
     """Record scores and figures of all runs, and close those that are open, parent last.
 
     Parameters
@@ -73,6 +107,7 @@ def report_comparison(tracker: RunTracker, execution: Execution, comparison: Com
     execution : Execution
         Its children are the results of the comparison, in their order.
     comparison : Comparison
+    about : About
     """
     posteriors = comparison.posteriors()
     for run_id, name, result, (_, row) in zip(
@@ -85,7 +120,7 @@ def report_comparison(tracker: RunTracker, execution: Execution, comparison: Com
         if result.datatree is None:
             continue
         tracker.log_metrics(run_id, _final(result, {key: float(row[key]) for key in METRICS}))
-        tracker.log_text(run_id, str(row["note"]), "note.txt")
+        tracker.log_note(run_id, result_note(result, str(row["note"])))
         shown = {
             key: draws
             for key, draws in posteriors.items()
@@ -94,19 +129,18 @@ def report_comparison(tracker: RunTracker, execution: Execution, comparison: Com
         for variable in _variables(result):
             figure = plot_kde(shown, [variable], labels=comparison.labels)
             tracker.log_image(run_id, f"kde/{key_name(variable)}", to_image(figure))
-        tracker.end(run_id, _RUN_STATUS[result.status])
+        _end(tracker, run_id, result)
     parent = execution.parent
-    _report_table(tracker, parent, comparison)
+    figures = _figures(comparison)
+    for key, (_, image) in figures.items():
+        tracker.log_image(parent, f"comparison/{key}", image)
+    _report_table(tracker, parent, comparison, about, dict(figures.values()))
+    _report_traces(tracker, parent, comparison)
     if posteriors:
         variables = _variables(next(r for r in comparison.results if r.datatree is not None))
         for variable in variables:
             figure = plot_kde(posteriors, [variable], labels=comparison.labels)
             tracker.log_image(parent, f"kde/{key_name(variable)}", to_image(figure))
-        tracker.log_image(parent, "kde", to_image(comparison.plot_kde()))
-        tracker.log_image(parent, "forest", to_image(comparison.plot_forest()))
-    if comparison.reference is not None:
-        tracker.log_image(parent, "accuracy", to_image(comparison.plot_accuracy()))
-    tracker.log_image(parent, "elbo", to_image(comparison.plot_elbo()))
     failed = [r for r in comparison.results if r.status is Status.FAILED]
     tracker.log_metrics(
         parent, {"runs/failed": float(len(failed)), "runs/total": float(len(comparison.results))}
@@ -117,7 +151,9 @@ def report_comparison(tracker: RunTracker, execution: Execution, comparison: Com
     tracker.end(parent, next(status for status in _WORST_FIRST if status in ends))
 
 
-def report_interrupted(tracker: RunTracker, execution: Execution, comparison: Comparison) -> None:
+def report_interrupted(
+    tracker: RunTracker, execution: Execution, comparison: Comparison, about: About = _UNKNOWN
+) -> None:
     """Close all runs of an execution that may go on later, and record what the table says so far.
 
     Scores are left to the end, which may have another reference.
@@ -127,26 +163,80 @@ def report_interrupted(tracker: RunTracker, execution: Execution, comparison: Co
     tracker : RunTracker
     execution : Execution
     comparison : Comparison
+    about : About
     """
     for run_id, result in zip(execution.children, comparison.results, strict=True):
         if result.status not in (Status.FINISHED, Status.FAILED):
-            tracker.log_text(run_id, result.reason, "note.txt")
-        tracker.end(run_id, _RUN_STATUS[result.status])
-    _report_table(tracker, execution.parent, comparison)
+            tracker.log_tags(run_id, _tags(result))
+            tracker.log_note(run_id, result_note(result, ""))
+        _end(tracker, run_id, result)
+    _report_table(tracker, execution.parent, comparison, about, {})
     tracker.end(execution.parent, RunStatus.KILLED)
 
 
-def _report_table(tracker: RunTracker, run_id: str, comparison: Comparison) -> None:
+def _figures(comparison: Comparison) -> dict[str, tuple[str, np.ndarray]]:
+    """Return figures of all methods, each with its caption, by key."""
+    found = {}
+    if comparison.posteriors():
+        found["kde"] = "Marginal densities", comparison.plot_kde()
+        found["forest"] = "Intervals", comparison.plot_forest()
+    if comparison.reference is not None:
+        found["accuracy"] = "Error against seconds", comparison.plot_accuracy()
+    found["elbo"] = "ELBO by step", comparison.plot_elbo()
+    return {key: (caption, to_image(figure)) for key, (caption, figure) in found.items()}
+
+
+def _report_traces(tracker: RunTracker, run_id: str, comparison: Comparison) -> None:
+    """Record the ELBO of all runs with the execution: by step, or of their draws at step 0."""
+    keys = keys_of(comparison.names)
+    of_draws = comparison.table["diag/elbo"].to_numpy(float)
+    for name, result, elbo in zip(comparison.names, comparison.results, of_draws, strict=False):
+        key = f"elbo/{keys[name]}"
+        if result.losses.size:
+            tracker.log_series(run_id, key, *growing_blocks(result.losses))
+        elif not math.isnan(elbo):
+            tracker.log_metrics(run_id, {key: elbo})
+
+
+def _report_table(
+    tracker: RunTracker,
+    run_id: str,
+    comparison: Comparison,
+    about: About,
+    figures: dict[str, np.ndarray],
+) -> None:
+    """Record what a person reads: headlines, note, page and table."""
+    tracker.log_tags(run_id, headline_tags(comparison))
+    tracker.log_metrics(run_id, headline_metrics(comparison))
+    tracker.log_note(run_id, comparison_note(comparison, about))
+    page = report_page(about.title, comparison, about, figures)
+    tracker.log_text(run_id, page, "report.html")
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, "summary.csv")
         comparison.table.to_csv(table)
         tracker.log_file(run_id, table)
-    tracker.log_text(run_id, comparison.table.to_html(float_format="{:.4g}".format), "summary.html")
+
+
+def _tags(result: MethodResult) -> dict[str, str]:
+    """Return what a run is found by; a dashboard has a column for each."""
+    outcome, reason = outcome_of(result)
+    tags = {"method": result.label, "outcome": outcome.value, "message": reason}
+    tags["progress"] = f"{result.steps:,} steps" if result.steps else "ended"
+    if result.datatree is not None:
+        tags["verdict"] = str(result.datatree.attrs.get("verdict", ""))
+    if not math.isnan(result.began):
+        tags["began"] = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(result.began))
+    return {key: value for key, value in tags.items() if value}
+
+
+def _end(tracker: RunTracker, run_id: str, result: MethodResult) -> None:
+    seconds = None if math.isnan(result.seconds) else result.seconds
+    tracker.end(run_id, _RUN_STATUS[result.status], seconds)
 
 
 def _final(result: MethodResult, scores: dict[str, float]) -> dict[str, float]:
     """Return the scores without the ELBO where it has been recorded as a series."""
-    return {k: v for k, v in scores.items() if k != _TRACE or not result.losses.size}
+    return {k: v for k, v in scores.items() if k != TRACE or not result.losses.size}
 
 
 def _variables(result: MethodResult) -> list[str]:

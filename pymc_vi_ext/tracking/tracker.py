@@ -42,7 +42,8 @@ class RunTracker(Protocol):
     Everything is addressed by run id, and an instance remembers nothing that another one opened at
     the same URI would not know: the tasks of a flow open their own. Writing the same thing twice
     changes nothing, so that a task may run again; :meth:`begin` alone makes new runs each time,
-    unless it is given the same token.
+    unless it is given the same token. Tags, the note and whether a run goes on are what was written
+    last.
     Numbers may be NaN or infinite; MLflow keeps the largest double for infinity. Names of
     comparisons and children are any text, keys of letters, digits, spaces and ``_-./``; neither
     leads out of the store.
@@ -98,15 +99,29 @@ class RunTracker(Protocol):
     ) -> Execution:
         """Create a run for an execution of a comparison, and one run per name in `children`.
 
-        The names of children need not differ; `tags` go to the parent. Of those that were begun
-        with the same `token`, as far as whoever began them came, none are created again.
+        The names of children need not differ; all runs have the `tags`. The parent goes on, the
+        children wait until :meth:`start`. Of those that were begun with the same `token`, as far as
+        whoever began them came, none are created again.
         """
+
+    def start(self, run_id: str) -> None:
+        """Record that a run goes on."""
+
+    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Record what a run is found by, or is at, in place of what these tags were.
+
+        A store that has a place of its own for who ran it (``user``), from which file (``source``)
+        of which state in git (``commit``) puts these there.
+        """
+
+    def log_note(self, run_id: str, markdown: str) -> None:
+        """Record what a person should read first, in place of the note before."""
+
+    def log_data(self, run_id: str, name: str, digest: str, data: Mapping[str, np.ndarray]) -> None:
+        """Record which data a run is on: their names, types, shapes and digest, not themselves."""
 
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Record settings, as text."""
-
-    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Say something of a run that runs are searched by."""
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Record final values, at step 0."""
@@ -123,8 +138,11 @@ class RunTracker(Protocol):
     def log_file(self, run_id: str, path: Path) -> None:
         """Record a copy of a file under its own name."""
 
-    def end(self, run_id: str, status: RunStatus) -> None:
-        """Close a run."""
+    def end(self, run_id: str, status: RunStatus, seconds: float | None = None) -> None:
+        """Close a run, whose own work took so many seconds; None is all since it began."""
 
     def dashboard(self) -> str:
         """Return how a person opens what the store holds: a command, an address or a folder."""
+
+    def address(self, run_id: str) -> str:
+        """Return where a person finds a run, once that is open."""

@@ -48,9 +48,16 @@ def read_mlflow(uri, run_id):
         if not file.is_dir
     }
     images = [file.path for file in client.list_artifacts(run_id, "images")]
+    places = {"mlflow.user": "user", "mlflow.source.name": "source"}
+    own = {places.get(key, key): value for key, value in run.data.tags.items()}
+    data = [found.dataset for found in run.inputs.dataset_inputs]
+    lasted = run.info.end_time and (run.info.end_time - run.info.start_time) / 1000
     return {
+        "tags": {key: value for key, value in own.items() if not key.startswith("mlflow.")},
+        "note": run.data.tags.get("mlflow.note.content"),
+        "data": [(d.name, d.digest, json.loads(d.profile)["features_shape"]) for d in data],
+        "seconds": lasted,
         "params": run.data.params,
-        "tags": {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")},
         "metrics": {
             key: sorted((m.step, unbounded(m.value)) for m in points)
             for key, points in history.items()
@@ -66,23 +73,34 @@ def read_mlflow(uri, run_id):
 def read_jsonl(uri, run_id):
     run = Path(absolute_uri(uri).removeprefix("jsonl://"), run_id)
     lines = (run / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    read = {"params": {}, "tags": {}, "metrics": {}, "files": {}, "images": [], "status": "RUNNING"}
+    read = {"params": {}, "metrics": {}, "files": {}, "images": [], "data": [], "tags": {}}
+    read |= {"note": None, "seconds": None, "status": None}
     for event in map(json.loads, lines):
         match event.pop("event"):
-            case "param":
-                read["params"][event["key"]] = event["value"]
+            case "begin":
+                read["status"] = "SCHEDULED" if "name" in event else "RUNNING"
+                read["tags"] |= event["tags"]
+            case "start":
+                read["status"] = "RUNNING"
             case "tag":
                 read["tags"][event["key"]] = event["value"]
+            case "data":
+                shapes = {key: kind["shape"] for key, kind in event["variables"].items()}
+                read["data"].append((event["name"], event["digest"], shapes))
+            case "param":
+                read["params"][event["key"]] = event["value"]
             case "metric":
                 points = read["metrics"].setdefault(event["key"], [])
                 points.append((event["step"], float(event["value"])))
             case "file":
                 path = event["path"]
                 read["files"][path.removeprefix("files/")] = (run / path).read_bytes()
+                if path == "files/note.md":
+                    read["note"] = read["files"].pop("note.md").decode()
             case "image":
                 read["images"].append(event["key"].replace("/", "~"))
             case "end":
-                read["status"] = event["status"]
+                read["status"], read["seconds"] = event["status"], event.get("seconds")
     read["images"].sort()
     read["pictures"] = len(list(run.glob("images/**/*.png")))
     return read | {"metrics": {key: sorted(points) for key, points in read["metrics"].items()}}
@@ -103,15 +121,18 @@ def store(request, tmp_path_factory):
 
 
 def write(tracker, run_id, folder):
+    tracker.start(run_id)
+    tracker.log_tags(run_id, {"outcome": "converged", "user": "me", "commit": "0" * 40})
+    tracker.log_note(run_id, "**advi** µ")
+    tracker.log_data(run_id, "iris", "abc", {"y": np.zeros((3, 2))})
     tracker.log_params(run_id, {"n": 3, "name": "µ"})
-    tracker.log_tags(run_id, {"regression": "none, µ"})
     tracker.log_metrics(run_id, {"a/b": 1.5, "none": float("nan"), "low": -np.inf})
     tracker.log_series(run_id, "elbo", np.array([1, 5]), np.array([-2.0, np.inf]))
     tracker.log_image(run_id, "kde/x", IMAGE)
     tracker.log_text(run_id, "text, µ\n", "note.txt")
     (folder / "data.bin").write_bytes(b"\0\1")
     tracker.log_file(run_id, folder / "data.bin")
-    tracker.end(run_id, RunStatus.FINISHED)
+    tracker.end(run_id, RunStatus.FINISHED, 2.5)
 
 
 def test_every_backend_is_tested():
@@ -161,8 +182,7 @@ def test_what_is_written_by_run_id_is_there_once(store, tmp_path):
     execution = open_tracker(uri).begin("a/b: µ", ["advi", "advi", ".."], {"model": "none"})
     runs = [execution.parent, *execution.children]
     assert len(set(runs)) == 4
-    for run_id in runs:
-        assert read(run_id)["status"] == "RUNNING"
+    assert [read(run_id)["status"] for run_id in runs] == ["RUNNING", *["SCHEDULED"] * 3]
     written = {}
     for _ in range(2):
         # Another object each time, as in the tasks of a flow.
@@ -178,16 +198,24 @@ def test_what_is_written_by_run_id_is_there_once(store, tmp_path):
         "elbo": [(1, -2.0), (5, np.inf)],
     }
     np.testing.assert_equal(found.pop("metrics"), metrics)
+    [(name, digest, shapes)] = found.pop("data")
+    assert (name, digest, list(shapes)) == ("iris", "abc", ["y"])
+    assert list(shapes["y"]) == [3, 2]
+    tags = found.pop("tags")
+    assert {key: tags[key] for key in ("model", "outcome", "user")} == {
+        "model": "none", "outcome": "converged", "user": "me",
+    }  # fmt: skip
     assert found.pop("pictures") in (1, 2)
     assert found == {
         "params": {"n": "3", "name": "µ"},
-        "tags": {"regression": "none, µ"},
         "files": {"note.txt": "text, µ\n".encode(), "data.bin": b"\0\1"},
         "images": ["kde~x"],
         "status": "FINISHED",
+        "note": "**advi** µ",
+        "seconds": 2.5,
     }
     assert read(runs[2])["metrics"] == {}
-    assert read(runs[2])["status"] == "RUNNING"
+    assert read(runs[2])["status"] == "SCHEDULED"
 
 
 def test_each_begin_makes_runs_of_its_own(store):
@@ -233,6 +261,20 @@ def test_what_is_in_a_store_comes_back(store, tmp_path):
     assert (tmp_path / "to" / "data.bin").read_bytes() == b"\0\1"
 
 
+def test_what_is_written_last_counts(store):
+    uri, read = store
+    run_id = open_tracker(uri).begin("again and again", ["advi"], {"model": "none"}).children[0]
+    for word in ("one", "two", "one"):
+        open_tracker(uri).log_tags(run_id, {"at": word})
+        open_tracker(uri).log_note(run_id, word)
+        assert (read(run_id)["tags"]["at"], read(run_id)["note"]) == (word, word)
+    for _ in range(2):
+        open_tracker(uri).start(run_id)
+        assert read(run_id)["status"] == "RUNNING"
+        open_tracker(uri).end(run_id, RunStatus.KILLED)
+        assert read(run_id)["status"] == "KILLED"
+
+
 @pytest.mark.parametrize("status", RunStatus)
 def test_a_run_ends_as_it_is_told(store, status):
     uri, read = store
@@ -243,7 +285,10 @@ def test_a_run_ends_as_it_is_told(store, status):
 
 def test_a_person_is_told_where_to_look(store):
     uri, _ = store
-    assert absolute_uri(uri).partition("://")[2] in open_tracker(uri).dashboard()
+    tracker = open_tracker(uri)
+    assert absolute_uri(uri).partition("://")[2] in tracker.dashboard()
+    run_id = tracker.begin("shown", ["advi"], {}).children[0]
+    assert run_id in tracker.address(run_id)
 
 
 @pytest.mark.parametrize("name", STORES)
@@ -361,6 +406,9 @@ class ToyTracker:
     def dashboard(self):
         return "the toy itself"
 
+    def address(self, run_id):
+        return f"the toy's {run_id}"
+
     def __getattr__(self, name):
         return lambda run_id, *arguments: self.written.append((name, run_id))
 """
@@ -389,5 +437,7 @@ def test_a_backend_is_a_file_and_a_row(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert "the toy itself" in run.stdout
-    for entry in ("log_metrics", "log_params", "log_file", "log_text", "log_image", "end"):
+    assert "the toy's parent" in run.stdout
+    entries = ("metrics", "params", "file", "image", "tags", "note", "data")
+    for entry in [*(f"log_{entry}" for entry in entries), "end"]:
         assert f"('{entry}', 'laplace seed 1')" in run.stdout
