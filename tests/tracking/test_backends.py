@@ -231,7 +231,7 @@ def test_runs_of_a_token_are_begun_once(store):
     second = open_tracker(uri).begin("token", ["advi", "advi"], {}, "a")
     assert (second.parent, second.children[0]) == (first.parent, first.children[0])
     assert len({second.parent, *second.children}) == 3
-    assert read(second.children[1])["status"] == "RUNNING"
+    assert read(second.children[1])["status"] == "SCHEDULED"
     assert open_tracker(uri).begin("token", ["advi", "advi"], {}, "a") == second
     assert open_tracker(uri).begin("token", ["advi"], {}, "b").parent != first.parent
 

@@ -17,7 +17,7 @@ from pymc_vi_ext.comparison import MethodResult, Status, summarise
 from pymc_vi_ext.comparison.outcomes import Outcome, outcome_of
 from pymc_vi_ext.tracking import About, environment, open_tracker, report_comparison, report_model
 from pymc_vi_ext.tracking.headlines import headline_metrics, headline_tags, headlines
-from pymc_vi_ext.tracking.keys import key_of, keys_of
+from pymc_vi_ext.tracking.keys import keys_of
 from pymc_vi_ext.tracking.notes import comparison_note, result_note
 from pymc_vi_ext.tracking.page import report_page
 
@@ -186,7 +186,7 @@ def test_keys_are_what_trackers_take_and_differ():
     for key in keys.values():
         assert re.fullmatch(r"[A-Za-z0-9_\-. ]{1,110}", key)
         assert key.strip(".")
-    assert key_of("theta [1]") == "theta _1_"
+    assert keys_of(["theta [1]"]) == {"theta [1]": "theta _1_"}
 
 
 @pytest.fixture(params=["sqlite:///{}/mlflow.db", "jsonl:{}/lines"])
