@@ -711,8 +711,10 @@ def _sentence(problem: Any, content: dict[str, Any]) -> str:
         return f"{place}: needs one at least."
     if kind == "too_long":
         return f"{place}: needs {context['max_length']:,} at most."
-    message = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
-    wanted = _WANTED.get(kind, message).format(**context)
+    if kind in _WANTED:
+        wanted = _WANTED[kind].format(**context)
+    else:
+        wanted = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
     return f"{place}: {wanted}, not {shown(problem['input'])}."
 
 

@@ -44,7 +44,6 @@ class Pathfinder(DirectMethod, Inference):
 
     Options: ClassVar[type[AnyOptions]] = PathfinderOptions
     options: PathfinderOptions
-    needs_all_data = True
 
     def __init__(
         self,

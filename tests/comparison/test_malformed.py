@@ -16,6 +16,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pymc_vi_ext as vix
+
 from pymc_vi_ext import zoo
 from pymc_vi_ext.comparison import ConfigError, load_config, runnable_names
 from pymc_vi_ext.comparison._yaml import YamlError, parse_yaml
@@ -445,6 +447,20 @@ def test_methods_that_cannot_run_on_the_model_are_known_before_anything_runs(
     with pytest.raises(ConfigError) as error:
         check_methods(config, zoo.build(model, **SMALL[model]), path)
     assert str(error.value).startswith(f"{path}: methods[1]: {sentence}")
+
+
+def test_rules_that_cannot_judge_a_method_are_rules():
+    from pymc_vi_ext.callbacks import RULES
+    from pymc_vi_ext.inference import METHODS
+
+    assert all(method.unfit_rules <= set(RULES) for method in METHODS.values())
+    with pytest.raises(TypeError, match="no Gaussian of full or of low rank"):
+        vix.fit(30, model=zoo.build("gamma", n=20), convergence="matched", progressbar=False)
+
+
+def test_bounds_hold_in_python_too():
+    with pytest.raises(ValueError, match="`n_particles` must be at most 100000, not 1000000"):
+        vix.SVGD(n_particles=1_000_000, model=zoo.build("gamma", n=20))
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates()

@@ -39,6 +39,14 @@ def test_a_result_depends_on_all_that_makes_it(tmp_path, other):
     assert Workspace(tmp_path).result(RUN) != Workspace(tmp_path).result(other)
 
 
+def test_labels_that_look_alike_in_folders_have_folders_of_their_own(tmp_path):
+    labels = ["a b", "a_b", "a/b", "..", "../..", "_", "x" * 90, "x" * 91]
+    runs = [with_config(methods=[{"name": "advi", "label": label}]) for label in labels]
+    found = {Workspace(tmp_path).result(run) for run in runs}
+    assert len(found) == len(labels)
+    assert {folder.resolve().parent for folder in found} == {(tmp_path / "results").resolve()}
+
+
 @pytest.mark.parametrize(
     "same",
     [
