@@ -39,8 +39,8 @@ class Workspace:
 
     A result lies in ``results``, under a name that says all that it depends on: model, parameters,
     code outside the zoo, method, label, options, seed, draws and the versions of the packages. It
-    serves every comparison that asks for the same. An execution lies in ``executions``: its runs in the
-    tracker, its table, and how much of it the tracker has.
+    serves every comparison that asks for the same. An execution lies in ``executions``: its runs
+    in the tracker, its table, and how much of it the tracker has.
 
     Parameters
     ----------
