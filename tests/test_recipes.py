@@ -88,7 +88,7 @@ def test_method_in_comparisons_and_configurations(recipes, tmp_path):
     [spec] = load_config(path).specs()
     assert spec.options == {"sigma": 0.5}
     path.write_text(text % -1)
-    with pytest.raises(ValueError, match=r"methods\[0\].sigma: input should be greater than 0"):
+    with pytest.raises(ValueError, match=r"methods\[0\].sigma: needs a number above 0"):
         load_config(path)
     assert "Standard deviation at the start" in json_schema()
 

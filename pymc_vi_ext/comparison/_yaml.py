@@ -296,8 +296,9 @@ def _wrong(line: int, what: str) -> YamlError:
 
 
 def _check_tag(event: Any, line: int) -> None:
-    if event.tag is not None:
-        raise _wrong(line, f"the tag {shown(event.tag)}: values are written without tags")
+    match event:
+        case yaml.ScalarEvent(tag=str(tag)) | yaml.CollectionStartEvent(tag=str(tag)):
+            raise _wrong(line, f"the tag {shown(tag)}: values are written without tags")
 
 
 def _mappings(content: Any, line: int) -> Iterator[dict[str, Any]]:
