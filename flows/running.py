@@ -115,7 +115,7 @@ def _run(
         except MethodsFailed as error:
             return METHOD_FAILED, error.report
         except OSError as error:
-            refuse(OSError(f"{error}. {_GOES_ON}"))
+            refuse(OSError(f"{str(error).removesuffix('.')}. {_GOES_ON}"))
         except TransportError as error:
             away = f"Prefect's server has gone away ({error})"
     report = report_of(asked.execution(token)[0])

@@ -40,7 +40,7 @@ def fit_or_go_on(
     progressbar : bool
     folder : Path, optional
         Where a checkpoint is kept while the fit runs, if its method takes steps. One that is
-        damaged, or of other options or versions, is left alone.
+        damaged, or of other options or versions, does not count.
 
     Returns
     -------

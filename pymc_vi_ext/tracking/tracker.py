@@ -100,8 +100,9 @@ class RunTracker(Protocol):
         """Create a run for an execution of a comparison, and one run per name in `children`.
 
         The names of children need not differ; all runs have the `tags`. The parent goes on, the
-        children wait until :meth:`start`. Of those that were begun with the same `token`, as far as
-        whoever began them came, none are created again.
+        children wait until :meth:`start`. Runs that were begun with the same `token`, of letters
+        and digits, are not created again: who began them was killed perhaps, and did not come to
+        the last.
         """
 
     def start(self, run_id: str) -> None:

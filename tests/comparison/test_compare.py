@@ -206,10 +206,12 @@ def test_a_sampler_that_is_missing_names_the_extra(conjugate, monkeypatch):
     )
 
 
-def test_a_failed_fit_keeps_its_losses():
+def test_a_failed_fit_keeps_its_losses_and_says_what_it_took():
     r = run_method(zoo.build("gamma", n=20), {"name": "advi", "learning_rate": 1e6}, 1)
     assert r.status is Status.FAILED
     assert r.losses.size > 0
+    assert r.compile_s > 0
+    assert r.fit_s > 0
 
 
 def test_a_result_survives_the_disk(finished, tmp_path):

@@ -295,7 +295,7 @@ def server(tmp_path):
     server.signal(signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
 def test_a_tracking_server_that_goes_away_gets_what_it_does_not_have_later(
     tmp_path, server, number
 ):
