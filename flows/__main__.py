@@ -181,7 +181,7 @@ def serve(
         for one in checked(config, tracking_uri, allow_code, folder, changes)
     ]
     from .compare import EACH_TIME
-    from .serving import AlreadyServed, Served
+    from .serving import AlreadyServed, Served, ServerLost
     from .serving import serve as serve_all
 
     served = []
@@ -213,6 +213,9 @@ def serve(
         serve_all(served, say)
     except AlreadyServed as error:
         refuse(error)
+    except ServerLost as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(METHOD_FAILED) from None
 
 
 @app.command()

@@ -216,8 +216,7 @@ def _judged(execution: ExecutionFolder, ids: dict[str, Any]) -> dict[str, Any]:
     """Hold the table against the last good one, and say what is found to all who are to know."""
     name, webhook = ids["config"]["name"], ids["config"].get("webhook")
     judgement = regression.judge(execution, name)
-    where = tracker_at(ids["uri"]).dashboard()
-    problem = regression.announce(judgement, name, ids["parent"], where, webhook)
+    problem = regression.announce(judgement, name, ids, webhook)
     worse = [str(each) for each in judgement.worse]
     return {"headline": judgement.headline, "worse": worse, "problem": problem}
 

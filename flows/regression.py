@@ -7,7 +7,7 @@ import math
 import re
 import time
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from prefect.artifacts import create_markdown_artifact
 from pymc_vi_ext.comparison.regression import Regression, regressions
 from pymc_vi_ext.comparison.storage import write_json
 from pymc_vi_ext.comparison.workspace import ExecutionFolder, Workspace
-from pymc_vi_ext.tracking import RunTracker
+from pymc_vi_ext.tracking import RunTracker, open_tracker, tracker_uri
 
 from .webhook import post
 
@@ -140,7 +140,7 @@ def record(tracker: RunTracker, run_id: str, execution: ExecutionFolder, name: s
                 tracker.log_series(run_id, f"nights/{chart}/{label}", steps, values)
 
 
-def announce(judgement: Judgement, name: str, run: str, where: str, webhook: str | None) -> str:
+def announce(judgement: Judgement, name: str, ids: Mapping[str, Any], webhook: str | None) -> str:
     """Write an artifact of the flow run that this is called in, and call the webhook if need be.
 
     Parameters
@@ -148,10 +148,8 @@ def announce(judgement: Judgement, name: str, run: str, where: str, webhook: str
     judgement : Judgement
     name : str
         Of the comparison.
-    run : str
-        Its run in the tracker.
-    where : str
-        How a person opens the tracker.
+    ids : mapping
+        Of its run in the tracker, ``parent`` at ``uri``.
     webhook : str or None
         Environment variable that holds an address.
 
@@ -161,11 +159,12 @@ def announce(judgement: Judgement, name: str, run: str, where: str, webhook: str
         What could not be said, and why; empty if all was.
     """
     key = re.sub(r"[^a-z0-9]+", "-", f"regression {name}".lower()).strip("-")
-    opened = f"[{where}]({where})" if where.startswith("http") else f"`{where}`"
     lines = [f"# {name}", judgement.headline, _table(judgement.worse)]
-    lines.append(f"Figures and posteriors: {opened}, run `{run}`.")
     problem = ""
     try:
+        where = open_tracker(tracker_uri(ids["uri"])).dashboard()
+        opened = f"[{where}]({where})" if where.startswith("http") else f"`{where}`"
+        lines.append(f"Figures and posteriors: {opened}, run `{ids['parent']}`.")
         create_markdown_artifact("\n\n".join(filter(None, lines)), key=key, description=name)
     except Exception as error:  # the table is worth more
         problem = f"Prefect has no artifact of it: {type(error).__name__}. "

@@ -5,21 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import multiprocessing
+import os
 import signal
 import threading
 import time
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from filelock import FileLock, Timeout
+from prefect import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import State, StateType
 from prefect.runner import Runner
 from prefect.schedules import Schedule
 from prefect.settings import PREFECT_API_URL, get_current_settings
+from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 
 from .compare import compare
@@ -33,6 +45,10 @@ _GRACE_S = 20.0
 
 class AlreadyServed(Exception):
     """Another process serves a comparison of that name."""
+
+
+class ServerLost(Exception):
+    """Prefect's server does not answer, or not any more."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +83,9 @@ def serve(comparisons: Sequence[Served], say: Callable[[str], None]) -> None:
     ------
     AlreadyServed
         If another process of this machine serves one of that name.
+    ServerLost
     """
+    ours = not PREFECT_API_URL.value()
     with ExitStack() as stack:
         for comparison in comparisons:
             stack.enter_context(_only_here(comparison.name))
@@ -76,23 +94,31 @@ def serve(comparisons: Sequence[Served], say: Callable[[str], None]) -> None:
         runner, served = Runner(limit=1), threading.Event()
         # In a thread, since it would take the signals and cancel the run that it meets, which is
         # told here to leave what it has. In this context, which knows the server.
-        work = asyncio.run, _serve(runner, comparisons, served)
-        thread = threading.Thread(target=contextvars.copy_context().run, args=work, daemon=True)
-        thread.start()
-        while not served.wait(_LOOKS_S) and thread.is_alive() and not told.is_set():
+        thread = ThreadPoolExecutor(1)
+        work = _serve(runner, comparisons, served, ours)
+        ended = thread.submit(contextvars.copy_context().run, asyncio.run, work)
+        while not (served.wait(_LOOKS_S) or told.is_set() or ended.done()):
             pass
         if served.is_set():
             say(url.removesuffix("/api"))
-        while not told.wait(_LOOKS_S) and thread.is_alive():
+        while not (told.wait(_LOOKS_S) or ended.done()):
             pass
         _end_runs()
         if runner.started:
             runner.execute_in_background(runner.astop)
-        thread.join(_GRACE_S)
+        wait([ended], _GRACE_S)
+        if not ended.done():
+            os._exit(1)  # there is nothing to be lost, and the thread would be waited for
+        if error := ended.exception():
+            raise ServerLost(
+                f"Prefect's server {url} is lost ({type(error).__name__}): start both again."
+            )
 
 
-async def _serve(runner: Runner, comparisons: Sequence[Served], served: threading.Event) -> None:
-    for each in comparisons:
+async def _serve(
+    runner: Runner, comparisons: Sequence[Served], served: threading.Event, ours: bool
+) -> None:
+    deployments = [
         await runner.aadd_flow(
             compare,
             name=each.name,
@@ -101,8 +127,25 @@ async def _serve(runner: Runner, comparisons: Sequence[Served], served: threadin
             # By its file it would have no package, and find nothing beside it.
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
+        for each in comparisons
+    ]
+    if ours:
+        await _end_lost(deployments)
     served.set()
     await runner.start()
+
+
+async def _end_lost(deployments: Sequence[UUID]) -> None:
+    """End what Prefect still takes as running: what has served it was killed, since we serve it."""
+    going_on = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    lost = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=list(deployments)),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=going_on)),
+    )
+    async with get_client() as client:
+        for run in await client.read_flow_runs(flow_run_filter=lost):
+            state: State[Any] = Crashed(message="What served it was killed.")
+            await client.set_flow_run_state(run.id, state, force=True)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import time
 import uuid
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -84,13 +85,18 @@ class MlflowTracker:
     def __init__(self, tracking_uri: str) -> None:
         self.tracking_uri = self.absolute_uri(tracking_uri)
         try:
+            from filelock import FileLock
             from mlflow import MlflowClient
         except ImportError as error:
             raise ImportError("Tracking needs mlflow: pip install 'pymc-vi-ext[flows]'.") from error
         database = _database(self.tracking_uri)
+        lock: AbstractContextManager[Any] = nullcontext()
         if database is not None:
             database.parent.mkdir(parents=True, exist_ok=True)
-        self._client: Any = MlflowClient(self.tracking_uri)
+            # Two that open a new one at once would both make its tables.
+            lock = FileLock(database.with_name(f"{database.name}.lock"))
+        with lock:
+            self._client: Any = MlflowClient(self.tracking_uri)
         self._start_ms: dict[str, int] = {}
 
     @staticmethod

@@ -248,6 +248,31 @@ def test_a_signal_ends_serve_and_its_run(tmp_path, number):
     assert "Traceback" not in (tmp_path / "output.log").read_text()
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks for processes in /proc")
+def test_a_run_that_was_killed_does_not_stay_running(tmp_path):
+    """Prefect learns of it from the next that serves it; a second at a time is refused."""
+    with served(tmp_path, ENDLESS) as process:
+        start_endless(tmp_path)
+        process.kill()
+        process.wait()
+        until(lambda: not processes_in(tmp_path / "runs"), 60)
+    with served(tmp_path, ENDLESS):
+        page = re.search(r"Prefect: (\S+)", (tmp_path / "output.log").read_text()).group(1)
+        [run] = [r for r in runs_of(f"{page}/api", "end to end") if r["start_time"]]
+        assert run["state_type"] == "CRASHED"
+        env = {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
+        second = subprocess.run(
+            [sys.executable, "-m", "flows", "serve", "config.yaml"],
+            cwd=tmp_path,
+            env=os.environ | env,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert second.returncode == 2
+        assert second.stderr.startswith("Another process serves the comparison 'end to end'")
+
+
 def ends(folder):
     try:
         return [status for status, _, _ in read_jsonl(folder).values()]
@@ -277,3 +302,36 @@ def test_without_a_time_or_a_name_there_is_one_sentence(tmp_path, arguments, con
     assert sentence in run.stderr
     assert len(run.stderr.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_deployments_of_work_pools_are_those_of_the_configurations():
+    import inspect
+
+    import yaml
+
+    from flows.compare import EACH_TIME, compare
+
+    [nightly] = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    assert nightly["entrypoint"] == f"{compare.fn.__module__}.{compare.fn.__name__}"
+    given = nightly["parameters"]
+    assert set(given) <= set(inspect.signature(compare.fn).parameters)
+    assert given["token"] == EACH_TIME
+    config = yaml.safe_load((ROOT / given["config"]).read_text())
+    assert nightly["name"] == config["name"]
+    assert nightly["schedules"] == [config["schedule"]]
+
+
+def test_a_server_that_is_not_there_is_one_sentence(tmp_path):
+    (tmp_path / "config.yaml").write_text(SHORT)
+    env = {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
+    run = subprocess.run(
+        [sys.executable, "-m", "flows", "serve", "config.yaml"],
+        cwd=tmp_path,
+        env=os.environ | env | {"PREFECT_API_URL": "http://127.0.0.1:1/api"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert run.returncode == 1
+    assert "Prefect's server http://127.0.0.1:1/api is lost" in run.stderr
+    assert "Traceback" not in run.stderr

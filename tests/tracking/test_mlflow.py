@@ -1,6 +1,8 @@
 """What ends up in MLflow, read back through its client."""
 
 import os
+import subprocess
+import sys
 import warnings
 
 from pathlib import Path
@@ -213,3 +215,22 @@ def test_names_of_variables_that_mlflow_refuses_are_replaced(uri, tmp_path):
     assert len(keys) == len(names)
     assert {"images/kde~x_z", "images/kde~a.b c"} < keys
     assert sum(key.startswith("images/kde~x_z-") for key in keys) == 2
+
+
+def test_several_may_open_a_new_database_at_once(tmp_path):
+    """As comparisons that are started together do."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    code = "from pymc_vi_ext.tracking import open_tracker"
+    command = [sys.executable, "-c", f"{code}; open_tracker({uri!r}).begin('x', ['a'], {{}})"]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    started = [
+        subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("x").experiment_id
+    assert len(client.search_runs([experiment])) == 6
