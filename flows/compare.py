@@ -24,7 +24,7 @@ from typing import Any
 
 import pymc as pm
 
-from prefect import State, flow, runtime, task
+from prefect import State, flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
@@ -217,6 +217,9 @@ def _judged(execution: ExecutionFolder, ids: dict[str, Any]) -> dict[str, Any]:
     name, webhook = ids["config"]["name"], ids["config"].get("webhook")
     judgement = regression.judge(execution, name)
     problem = regression.announce(judgement, name, ids, webhook)
+    if problem:
+        # For those who watch `serve`; `compare` prints it below the table.
+        get_run_logger().warning(problem)
     worse = [str(each) for each in judgement.worse]
     return {"headline": judgement.headline, "worse": worse, "problem": problem}
 

@@ -165,7 +165,7 @@ def announce(judgement: Judgement, name: str, ids: Mapping[str, Any], webhook: s
         where = open_tracker(tracker_uri(ids["uri"])).dashboard()
         opened = f"[{where}]({where})" if where.startswith("http") else f"`{where}`"
         lines.append(f"Figures and posteriors: {opened}, run `{ids['parent']}`.")
-        create_markdown_artifact("\n\n".join(filter(None, lines)), key=key, description=name)
+        create_markdown_artifact("\n\n".join(filter(None, lines)), key=key)
     except Exception as error:  # the table is worth more
         problem = f"Prefect has no artifact of it: {type(error).__name__}. "
     if not (judgement.worse and webhook):
