@@ -245,7 +245,7 @@ def compare(
     tracking_uri : str
         Of any backend in :data:`pymc_vi_ext.tracking.BACKENDS`. One with a password is given
         without it, and as ``MLFLOW_TRACKING_URI`` in the environment with it. By default what is
-        there, and ``sqlite:///runs/mlflow.db`` where it is not set.
+        there, and :data:`pymc_vi_ext.tracking.DEFAULT_URI` where it is not set.
     allow_code : bool
         Whether the model may be code outside the zoo.
     folder : str, optional

@@ -86,7 +86,7 @@ def prefect_server(tmp_path_factory):
         start_new_session=True,
     )
     try:
-        until(lambda: answers(f"{url}/health"), 100)
+        until(lambda: answers(f"{url}/health"), 200)
         yield url
     finally:
         process.terminate()
@@ -162,7 +162,7 @@ def served(folder, config, url=None):
             start_new_session=True,
         )
     try:
-        until(lambda: "Until Ctrl-C" in output.read_text() or process.poll() is not None, 100)
+        until(lambda: "Until Ctrl-C" in output.read_text() or process.poll() is not None, 200)
         assert process.poll() is None, output.read_text()
         yield process
     finally:
@@ -180,7 +180,7 @@ def test_one_at_a_time_and_those_due_meanwhile_are_skipped(tmp_path, prefect_ser
             assert states.count("Running") + states.count("Pending") <= 1
             return {"Completed", "Skipped"} <= set(states)
 
-        until(ended, 100)
+        until(ended, 200)
         found = runs_of(prefect_server, "short")
     skipped = {run["state"]["message"] for run in found if run["state_name"] == "Skipped"}
     assert skipped <= {
@@ -221,7 +221,7 @@ def start_endless(folder):
     url = f"{page}/api"
     deployment = ask(url, "deployments/name/compare/end%20to%20end", method="GET")
     ask(url, f"deployments/{deployment['id']}/create_flow_run", {})
-    until(lambda: list(folder.glob("runs/results/advi*/output.txt")), 100)
+    until(lambda: list(folder.glob("runs/results/advi*/output.txt")), 200)
     time.sleep(3)
     return url
 
@@ -267,7 +267,7 @@ def test_a_run_that_was_killed_does_not_stay_running(tmp_path):
             env=os.environ | env,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=200,
         )
         assert second.returncode == 2
         assert second.stderr.startswith("Another process serves the comparison 'end to end'")
@@ -330,7 +330,7 @@ def test_a_server_that_is_not_there_is_one_sentence(tmp_path):
         env=os.environ | env | {"PREFECT_API_URL": "http://127.0.0.1:1/api"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
     )
     assert run.returncode == 1
     assert "Prefect's server http://127.0.0.1:1/api is lost" in run.stderr
