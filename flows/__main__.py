@@ -120,6 +120,8 @@ def _run(
 ) -> None:
     from .running import run_all
 
+    if regression and asked[0].only:
+        refuse(ValueError("--regression judges the whole table: leave out --only."))
     check_places(asked[0])
     status = run_all(
         Console(), asked, fresh=fresh, judged=regression, runner=runner, address=address

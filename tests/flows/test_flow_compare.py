@@ -150,6 +150,7 @@ def test_validate_says_what_would_run(tmp_path):
         (["compare"], "name: x", "model: this key is required."),
         (["compare", "--tracking-uri", "mlruns"], CONFIG, "tracking URI 'mlruns': the known ones"),
         (["compare", "--tracking-uri", "jsonl://runs/x"], CONFIG, "names a host, not a folder"),
+        (["compare", "--regression", "--only", "svgd"], CONFIG, "leave out --only"),
         (["compare"], "name: x\nmodel: a.py:b\nmethods: [{name: nuts}]", "--allow-code"),
     ],
 )
