@@ -106,15 +106,15 @@ def heading(key: str) -> str:
 
 def _table(rows: Sequence[Headline]) -> str:
     keys = columns(rows)
-    lines = [
-        ["method", "came to", *map(heading, keys)],
-        ["---", "---", *["--:"] * len(keys)],
-    ]
+    lines = [["method", "came to", *map(heading, keys)]]
     for row in rows[:_ROWS]:
         numbers = [number(key, row.medians[key]) for key in keys]
         said = " ".join(filter(None, [row.outcome, f"({row.verdict})" * bool(row.verdict)]))
         lines.append([_plain(row.label), said, *numbers])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    # MLflow leaves no room between columns.
+    head, *body = (f"| {'&emsp; | '.join(line)} |" for line in lines)
+    rule = f"| --- | --- |{' --: |' * len(keys)}"
+    table = "\n".join([head, rule, *body])
     return table + f"\n\n{len(rows) - _ROWS} more in `summary.csv`." * (len(rows) > _ROWS)
 
 

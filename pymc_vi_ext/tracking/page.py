@@ -40,7 +40,7 @@ pre { background: #f5f6f8; padding: 10px 12px; border-radius: 8px; overflow-x: a
   font-size: 13px; }
 @media (max-width: 600px) { body { padding: 16px 12px 32px; } th, td { padding: 6px 8px; }
   table { font-size: 13px; }
-  td:first-child { max-width: 36vw; white-space: normal; overflow-wrap: anywhere; } }
+  td:first-child { max-width: 36vw; white-space: normal; overflow-wrap: break-word; } }
 """
 _COLOURS = {
     "converged": "good",

@@ -47,6 +47,8 @@ class Page:
     def ask(self, expression):
         """Return the value of an expression in JavaScript."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"{expression}: {answer['result']['description']}")
         return answer["result"].get("value")
 
     def until(self, expression, seconds=60):
@@ -106,7 +108,7 @@ def _port(file, process, seconds=60):
     return file.read_text().splitlines()[0]
 
 
-_CLICK = "document.querySelectorAll('[aria-label={!r}]').forEach(button => button.click())"
+_CLICK = 'document.querySelectorAll("[aria-label={!r}]").forEach(button => button.click())'
 
 
 def _pictures(address, report, folder):
@@ -117,14 +119,16 @@ def _pictures(address, report, folder):
         "metrics": (f"{run}/model-metrics?{query}", "comparison/kde"),
     }
     with browser() as page:
+        # What MLflow offers besides is in the way.
+        page.open(pages["overview"][0])
+        page.until("document.querySelector('[aria-label=Close]') !== null")
+        page.ask(_CLICK.format("Close"))
         for name, (where, ready) in pages.items():
             page.open(where)
             page.until(f"document.body.innerText.includes({ready!r})")
             time.sleep(5)
-            # What MLflow offers besides is in the way.
-            for button in ("Close", "Expand description"):
-                page.ask(_CLICK.format(button))
-            time.sleep(3)
+            page.ask(_CLICK.format("Expand description"))
+            time.sleep(5)
             _shot(page, Path(folder, f"dashboard-{name}.png"))
         for width, name in ((1440, "report"), (390, "report-narrow")):
             page.size(width, 900)
