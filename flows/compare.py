@@ -22,21 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pymc as pm
-
 from prefect import State, flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
 
 from pymc_vi_ext.comparison import Status
-from pymc_vi_ext.comparison.config import (
-    ComparisonConfig,
-    build_model,
-    config_type,
-    load_config,
-    reference_file,
-)
+from pymc_vi_ext.comparison.config import ComparisonConfig, config_type, load_config
 from pymc_vi_ext.comparison.durations import keep_seconds
 from pymc_vi_ext.comparison.processes import Run, run_in_process
 from pymc_vi_ext.comparison.storage import result_status
@@ -47,13 +39,9 @@ from pymc_vi_ext.tracking import (
     DEFAULT_URI,
     URI_VARIABLE,
     About,
-    RunTracker,
     absolute_uri,
-    environment,
-    report_model,
     without_password,
 )
-from pymc_vi_ext.tracking.rebuild import write_configuration
 
 from . import regression
 from .configurations import examples
@@ -63,6 +51,7 @@ from .executions import (
     keep_table,
     not_converged,
     reason,
+    record_about,
     record_comparison,
     record_result,
     record_results,
@@ -110,53 +99,28 @@ def may_pass(task: Any, task_run: Any, state: State[Any]) -> bool:
     retry_condition_fn=may_pass,
 )
 def begin(
-    config: dict[str, Any],
-    path: str,
-    allow_code: bool,
-    tracking_uri: str,
-    about: dict[str, Any],
-    token: str,
+    config: dict[str, Any], tracking_uri: str, about: dict[str, Any], token: str
 ) -> dict[str, Any]:
-    """Create the runs in the tracker that there are not yet by that token; return their ids.
-
-    They have all that is known before they run.
-    """
+    """Create the runs in the tracker that there are not yet by that token; return their ids."""
     parsed = config_type().model_validate(config)
-    model = build_model(parsed, path, allow_code=allow_code)
     try:
-        tracker = tracker_at(tracking_uri)
-        tracker.check()
-        return _begin(parsed, path, model, tracker, About(**about), token)
+        return _begin(parsed, tracking_uri, About(**about), token)
     except Exception as error:
         raise ConnectionError(f"The tracker began no runs: {reason(error)}") from error
 
 
-def _begin(
-    parsed: ComparisonConfig,
-    path: str,
-    model: pm.Model,
-    tracker: RunTracker,
-    about: About,
-    token: str,
-) -> dict[str, Any]:
+def _begin(parsed: ComparisonConfig, uri: str, about: About, token: str) -> dict[str, Any]:
+    tracker = tracker_at(uri)
+    tracker.check()
     names = [f"{spec.label} seed {seed}" for spec in parsed.specs() for seed in parsed.seeds]
     execution = tracker.begin(parsed.name, names, about.tags(), token)
-    settings = {
-        "model": parsed.model,
-        "draws": parsed.draws,
-        "seeds": parsed.seeds,
-        "reference": parsed.reference,
-        **{f"parameter/{name}": value for name, value in parsed.parameters.items()},
-    }
-    tracker.log_params(execution.parent, settings)
-    text = Path(path).read_text(encoding="utf-8")
-    tracker.log_text(execution.parent, text, "config.yaml")
-    tracker.log_text(execution.parent, environment(), "environment.txt")
-    write_configuration(tracker, execution.parent, parsed)
-    if (reference := reference_file(parsed, path)) is not None:
-        tracker.log_file(execution.parent, reference)
-    report_model(tracker, [execution.parent, *execution.children], model, parsed.model)
     return {"parent": execution.parent, "children": list(execution.children)}
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def describe(ids: dict[str, Any]) -> None:
+    """Record what is known before anything runs; without a tracker, `sync` does."""
+    record_about(ids)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -295,16 +259,19 @@ def compare(
         mark = execution.begin_token()
         command = _command(config, allow_code, changes or [], only or [], comparison)
         about = asdict(About(parsed.name, parsed.model, config, command))
-        made = begin(plain, config, allow_code, tracking_uri, about, mark)
+        made = begin(plain, tracking_uri, about, mark)
         ids = {
             **made,
             "uri": tracking_uri,
             "config": plain,
             "path": config,
+            "text": Path(config).read_text(encoding="utf-8"),
             "about": about,
+            "allow_code": allow_code,
             "token": mark,
         }
         execution.keep_ids(ids)
+    describe(ids)
     futures: dict[int, PrefectFuture[Any]] = {}
     for number, (work, finished) in enumerate(zip(runs, execution.finished, strict=True)):
         # One that failed is over, too, once the tracker has it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pymc_vi_ext.comparison import (
 )
 from pymc_vi_ext.comparison.config import (
     ComparisonConfig,
+    build_model,
     config_type,
     reference_file,
     reference_of,
@@ -32,13 +34,16 @@ from pymc_vi_ext.tracking import (
     About,
     Execution,
     RunTracker,
+    environment,
     folder_beside,
     open_tracker,
     report_comparison,
     report_interrupted,
+    report_model,
     report_result,
     tracker_uri,
 )
+from pymc_vi_ext.tracking.rebuild import write_configuration
 
 from . import regression
 
@@ -91,6 +96,34 @@ def failed_methods(rows: list[dict[str, Any]]) -> list[str]:
     """Return the methods of which a run failed, each once."""
     failed = (row["method"] for row in rows if row["status"] == Status.FAILED.value)
     return list(dict.fromkeys(failed))
+
+
+def record_about(ids: Mapping[str, Any]) -> str:
+    """Record what is known before anything runs; return why that cannot be done, empty if it can.
+
+    Once more changes nothing.
+    """
+    return _tried(ids["uri"], partial(_describe, ids))
+
+
+def _describe(ids: Mapping[str, Any], tracker: RunTracker) -> None:
+    parsed = config_type().model_validate(ids["config"])
+    settings = {
+        "model": parsed.model,
+        "draws": parsed.draws,
+        "seeds": parsed.seeds,
+        "reference": parsed.reference,
+        **{f"parameter/{name}": value for name, value in parsed.parameters.items()},
+    }
+    parent = ids["parent"]
+    tracker.log_params(parent, settings)
+    tracker.log_text(parent, ids["text"], "config.yaml")
+    tracker.log_text(parent, environment(), "environment.txt")
+    write_configuration(tracker, parent, parsed)
+    if (reference := reference_file(parsed, ids["path"])) is not None:
+        tracker.log_file(parent, reference)
+    model = build_model(parsed, ids["path"], allow_code=ids["allow_code"])
+    report_model(tracker, [parent, *ids["children"]], model, parsed.model)
 
 
 def record_result(execution: ExecutionFolder, number: int, ids: Mapping[str, Any]) -> str:
@@ -187,6 +220,8 @@ def catch_up(execution: ExecutionFolder) -> str:
     """Record what a tracker does not have yet; return why that cannot be done, empty if it can."""
     ids = execution.ids
     assert ids is not None
+    # What it was run on may be gone by now.
+    record_about(ids)
     if problem := record_results(execution, ids):
         return problem
     comparison = scored(execution, ids, {})

@@ -16,7 +16,7 @@ from pymc_vi_ext.tracking import RunTracker, report_progress
 from .executions import tracker_at
 
 # Seconds until a tracker that was away is tried again, and for which its answer is waited for.
-_AWAY_S, _PATIENCE_S = 30.0, 10.0
+_AWAY_S, _PATIENCE_S = 30.0, 2.0
 
 
 class Live:
@@ -49,10 +49,13 @@ class Live:
 
     def leave(self, number: int) -> None:
         """Write nothing more of a run: its result is recorded now."""
-        there = self._writing.acquire(timeout=_PATIENCE_S)
         self._ended.add(number)
-        if there:
+        if self._stop.is_set():
+            return
+        if self._writing.acquire(timeout=_PATIENCE_S):
             self._writing.release()
+        else:  # it hangs, and is not waited for again
+            self._stop.set()
 
     def _follow(self) -> None:
         wait = 0.0

@@ -159,6 +159,7 @@ def _say_where(console: Console, uri: str, reports: Mapping[str, Mapping[str, An
     console.print("\nFigures and posteriors:")
     tracker = open_tracker(uri)
     # Of several the page of each is in the tracker's own.
-    pages = [tracker.address(report["parent"]) for report in reports.values()]
-    for where in (tracker.dashboard(), *(pages if len(pages) == 1 else ())):
+    [parent, *others] = [report["parent"] for report in reports.values()]
+    page = [] if others or not tracker.has(parent) else [tracker.address(parent)]
+    for where in (tracker.dashboard(), *page):
         console.print(f"  {where}", markup=False, soft_wrap=True, highlight=False, style="bold")

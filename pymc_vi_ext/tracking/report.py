@@ -135,6 +135,7 @@ def report_comparison(
     for key, (_, image) in figures.items():
         tracker.log_image(parent, f"comparison/{key}", image)
     _report_table(tracker, parent, comparison, about, dict(figures.values()))
+    tracker.log_metrics(parent, headline_metrics(comparison))
     _report_traces(tracker, parent, comparison)
     if posteriors:
         variables = _variables(next(r for r in comparison.results if r.datatree is not None))
@@ -205,9 +206,8 @@ def _report_table(
     about: About,
     figures: dict[str, np.ndarray],
 ) -> None:
-    """Record what a person reads: headlines, note, page and table."""
+    """Record what a person reads, which another attempt may write anew."""
     tracker.log_tags(run_id, headline_tags(comparison))
-    tracker.log_metrics(run_id, headline_metrics(comparison))
     tracker.log_note(run_id, comparison_note(comparison, about))
     page = report_page(about.title, comparison, about, figures)
     tracker.log_text(run_id, page, "report.html")

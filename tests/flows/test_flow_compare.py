@@ -108,7 +108,11 @@ def test_the_terminal_shows_table_reason_and_where_the_figures_are(finished):
     assert re.search(r"fullrank_advi +-\d+\.\d{3}", run.stdout)
     assert re.search(r"wild +FAILED", run.stdout)
     assert "wild: FloatingPointError" in run.stdout
-    assert run.stdout.rstrip().endswith(STORES[store][1].format(folder))
+    where, run_of_it = run.stdout.rstrip().splitlines()[-2:]
+    assert where.endswith(STORES[store][1].format(folder))
+    assert re.search(
+        r"/#/experiments/\d+/runs/\w+\?workflowType=|/runs/lines/end to end/", run_of_it
+    )
 
 
 def test_the_tracker_has_the_runs_with_their_status(finished):
