@@ -73,7 +73,8 @@ def run_all(
     if not missing:
         console.print("\nAll of it was there already: --fresh runs it again.")
     if status == INTERRUPTED:
-        console.print("\nInterrupted: the same command again goes on from what has finished.")
+        again = "the same command again goes on from what has finished."
+        console.print(f"\nInterrupted: {'--fresh begins anew each time.' if fresh else again}")
     return status
 
 

@@ -20,7 +20,8 @@ from pymc_vi_ext.comparison.runner import (
 from pymc_vi_ext.comparison.types import MethodResult, Status
 
 if TYPE_CHECKING:
-    from pymc_vi_ext.comparison.config import ComparisonConfig, ConfigError, load_config
+    from pymc_vi_ext.comparison._sentences import ConfigError
+    from pymc_vi_ext.comparison.config import ComparisonConfig, load_config
 
 __all__ = [
     "METRICS",

@@ -14,6 +14,10 @@ _repr = reprlib.Repr(
 )
 
 
+class ConfigError(ValueError):
+    """A configuration that cannot be used; one sentence per problem, with its place in the YAML."""
+
+
 def shown(value: Any) -> str:
     """Return at most 60 characters of a value, as Python writes it.
 

@@ -13,7 +13,7 @@ import re
 import sys
 import typing
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -21,11 +21,12 @@ import pymc as pm
 import xarray as xr
 
 from pymc_vi_ext import zoo
-from pymc_vi_ext.comparison._sentences import cut, listed, shown
+from pymc_vi_ext.comparison._sentences import ConfigError, cut, listed, shown
 from pymc_vi_ext.comparison.methods import MethodSpec, runnable, runnable_names
 from pymc_vi_ext.comparison.references import check_given, given_posterior
 from pymc_vi_ext.comparison.runnable import LONGEST
 from pymc_vi_ext.comparison.runner import check_plan
+from pymc_vi_ext.comparison.suites import MODELS, comparisons
 from pymc_vi_ext.options import configurable
 
 try:
@@ -46,12 +47,6 @@ except ImportError as error:
 EXACT_REFERENCE = "exact"
 """What a configuration says to measure distances to the model's exact draws."""
 _REFERENCE_FILE = ".nc"
-# The key that makes a configuration a suite.
-_MODELS = "models"
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; one sentence per problem, with its place in the YAML."""
 
 
 # Keys and numbers of a path such as methods[1].n.
@@ -278,8 +273,12 @@ def load_config(
     for change in changes:
         _change(content, change)
     if comparison is not None:
-        content = _of_suite(content, comparison, path)
-    elif _MODELS in content:
+        known = comparisons(content, path, ComparisonConfig.model_fields)
+        if comparison not in known:
+            there = ", ".join(known)
+            raise ConfigError(cut(f"{path}: there is no {shown(comparison)}: there are {there}."))
+        content = known[comparison]
+    elif MODELS in content:
         raise ConfigError(f"{path}: has several models: it is a suite, and runs with `suite`.")
     if only:
         _leave_only(content, only)
@@ -318,7 +317,9 @@ def suite_names(path: str | Path, *, changes: Sequence[str] = ()) -> list[str]:
     content = _read(path)
     for change in changes:
         _change(content, change)
-    return list(_comparisons(content, path)) if _MODELS in content else []
+    if MODELS not in content:
+        return []
+    return list(comparisons(content, path, ComparisonConfig.model_fields))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -330,42 +331,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: has no keys; it needs name, model and methods.")
     return content
-
-
-def _of_suite(content: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
-    comparisons = _comparisons(content, path)
-    if name not in comparisons:
-        raise ConfigError(f"{path}: has no comparison {name!r}: it has {', '.join(comparisons)}.")
-    return comparisons[name]
-
-
-def _comparisons(content: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]:
-    """Return the comparisons of a suite by their names, with what they inherit."""
-    inherited = {key: value for key, value in content.items() if key != _MODELS}
-    suite, models = inherited.pop("name", None), content.get(_MODELS)
-    if not isinstance(suite, str) or not suite:
-        raise ConfigError(f"{path}: name: this key is required.")
-    if not isinstance(models, list) or not models:
-        raise ConfigError(f"{path}: {_MODELS}: a suite has a list of models here.")
-    for key in inherited:
-        if key not in ComparisonConfig.model_fields:
-            known = ", ".join([_MODELS, *ComparisonConfig.model_fields])
-            raise ConfigError(f"{path}: {key}: unknown key; known keys: {known}.")
-    found: dict[str, dict[str, Any]] = {}
-    for number, entry in enumerate(models):
-        own = {"model": entry} if isinstance(entry, str) else entry
-        place = f"{path}: {_MODELS}[{number}]"
-        if not isinstance(own, dict) or not isinstance(own.get("model"), str):
-            raise ConfigError(f"{place}: needs a model, such as `- gamma` or `- model: gamma`.")
-        name = f"{suite} - {own.get('name', own['model'])}"
-        if name in found:
-            raise ConfigError(f"{place}: there is a {name!r} already: give each its own `name`.")
-        found[name] = inherited | own | {"name": name}
-        seeds = found[name].get("seeds")
-        if isinstance(seeds, dict) and "seeds" not in own:
-            # Models keep their seeds while others come and go.
-            found[name]["seeds"] = seeds | {"key": name}
-    return found
 
 
 def build_model(
@@ -434,7 +399,7 @@ def check_methods(config: ComparisonConfig, model: pm.Model, path: str | Path) -
 
 
 def reference_of(
-    config: ComparisonConfig, path: str | Path
+    config: ComparisonConfig, path: str | Path = ""
 ) -> str | xr.DataTree | xr.Dataset | None:
     """Return the reference of a configuration: a label, exact draws, or what a file has.
 

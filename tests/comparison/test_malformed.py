@@ -7,6 +7,7 @@ import os
 import string
 import sys
 import time
+import zoneinfo
 
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import pymc_vi_ext as vix
 from pymc_vi_ext import zoo
 from pymc_vi_ext.comparison import ConfigError, load_config, runnable_names
 from pymc_vi_ext.comparison._yaml import YamlError, parse_yaml
-from pymc_vi_ext.comparison.config import check_methods
+from pymc_vi_ext.comparison.config import check_methods, suite_names
 from pymc_vi_ext.comparison.methods import runnable
 from pymc_vi_ext.comparison.runner import check_plan
 from pymc_vi_ext.options import configurable
@@ -275,6 +276,19 @@ TOP = {
     "seeds": [1, 2],
     "draws": 100,
     "max_seconds": 60.0,
+    "must_converge": ["advi"],
+    "schedule": {"cron": "0 3 * * *", "timezone": "UTC"},
+    "webhook": "TEAM_WEBHOOK",
+}
+# What a key may hold instead, whose own keys may be wrong.
+WITHIN = {
+    "seeds": [{"root": 1, "number": 2}],
+    "schedule": [TOP["schedule"]],
+    "data": [
+        {"y": {"file": "y.csv", "columns": "y"}},
+        {"y": {"file": "y.nc", "variable": "y"}},
+        {"y": {"zoo": "gamma", "variable": "y"}},
+    ],
 }
 EXAMPLE = """\
 # A comparison.
@@ -337,6 +351,13 @@ def corpus(canary):
     """Yield configurations, nearly all of which are wrong."""
     for key in TOP:
         yield from map(lines, replaced(TOP, key, canary))
+    for key, others in WITHIN.items():
+        for other in others:
+            yield from map(lines, replaced({**TOP, key: other}, key, canary))
+            [(_, inner), *_] = other.items() if key == "data" else [(key, other)]
+            for part in inner:
+                for wrong in replaced(inner, part, canary):
+                    yield lines({**TOP, key: {"y": wrong} if key == "data" else wrong})
     seen = set()
     for method in sections():
         for key in method:
@@ -395,6 +416,9 @@ def guarded(tmp_path, monkeypatch):
     methods = [{"name": name, "label": name} for name in runnable_names()]
     path.write_text(lines({**TOP, "methods": methods}))
     load_config(path)
+    # What the system does not know of time zones is looked for in a package.
+    with contextlib.suppress(zoneinfo.ZoneInfoNotFoundError):
+        zoneinfo.ZoneInfo("No/Where")
     yield path
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["c.yaml", "canary.py", "cwd"]
     assert not list(folder.iterdir())
@@ -424,6 +448,33 @@ def test_thousands_of_malformed_configurations_do_nothing(guarded):
     assert {config.model for config in models.values()} == set(zoo.MODELS)
     for config in models.values():
         assert zoo.build(config.model, **config.parameters).free_RVs
+
+
+def suites(canary):
+    """Yield suites, nearly all of which are wrong."""
+    entry = {"model": "gamma", "name": "one", "parameters": {"n": 20}}
+    suite = {**TOP, "models": [entry, {**entry, "name": "two"}]}
+    del suite["model"], suite["parameters"]
+    for key in suite:
+        yield from map(lines, replaced(suite, key, canary))
+    for key in entry:
+        for wrong in replaced(entry, key, canary):
+            yield lines({**suite, "models": [wrong]})
+
+
+def test_malformed_suites_do_nothing(guarded):
+    for text in suites(str(guarded.with_name("canary.py"))):
+        guarded.write_bytes(text.encode(errors="surrogatepass"))
+        try:
+            configs = [load_config(guarded, comparison=name) for name in suite_names(guarded)]
+        except ConfigError as error:
+            said = str(error)
+            assert len(said) < 2_000, said
+            assert all(line.isprintable() for line in said.split("\n"))
+            continue
+        assert len({config.name for config in configs}) == len(configs)
+        for config in configs:
+            check_accepted(config)
 
 
 @pytest.mark.parametrize(
