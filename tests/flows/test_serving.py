@@ -245,7 +245,8 @@ def test_a_signal_ends_serve_and_its_run(tmp_path, number):
     [table] = tmp_path.glob("runs/executions/*/table.json")
     rows = json.loads(table.read_text())["rows"]
     assert [row["status"] for row in rows] == ["FINISHED", "INTERRUPTED", "NOT_RUN"]
-    assert "Traceback" not in (tmp_path / "output.log").read_text()
+    # A flow whose server is killed with it has much to say of that.
+    assert number == signal.SIGKILL or "Traceback" not in (tmp_path / "output.log").read_text()
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks for processes in /proc")
