@@ -54,7 +54,8 @@ class Page:
     def until(self, expression, seconds=60):
         """Wait until an expression is true, and return it."""
         deadline = time.monotonic() + seconds
-        while not (found := self.ask(expression)):
+        # Between two pages there is none.
+        while not (found := self.ask(f"document.body !== null && ({expression})")):
             if time.monotonic() > deadline:
                 text = self.ask("document.body.innerText")
                 raise TimeoutError(f"{expression} is not true after {seconds} s; there is: {text}")
