@@ -200,6 +200,10 @@ def _ess_min(scored: Scored) -> float:
     return NAN if scored.sampled is None else _of_chains(ess_min(scored.sampled))
 
 
+def _warnings(scored: Scored) -> float:
+    return NAN if scored.draws is None else len(scored.result.warnings)
+
+
 def _divergences(scored: Scored) -> float:
     return NAN if scored.sampled is None else divergences(scored.sampled)
 
@@ -240,7 +244,7 @@ _ROWS = (
     Metric("diag/rhat_max", _rhat_max, "R-hat", ".2f", "a sampler's largest R-hat"),
     Metric("diag/ess_min", _ess_min, "", ".0f", "a sampler's fewest effective draws"),
     Metric("diag/divergences", _divergences, "", ".0f", "a sampler's divergent transitions"),
-    Metric("diag/warnings", lambda s: len(s.result.warnings), "", ".0f", "what the run warned of"),
+    Metric("diag/warnings", _warnings, "", ".0f", "what the run warned of"),
     Metric(
         "compare/mean_error_sd_max",
         _distance(lambda d: d.mean_error_sd_max),
