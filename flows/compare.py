@@ -49,6 +49,7 @@ from .executions import (
     execution_of,
     failed_methods,
     keep_table,
+    must_converge,
     not_converged,
     reason,
     record_about,
@@ -167,7 +168,7 @@ def score(
         or record_results(execution, ids)
         or record_comparison(execution, ids, comparison, cut_short)
     )
-    missed = not_converged(comparison.results, ids["config"])
+    missed = not_converged(comparison.results, must_converge(ids))
     return {
         "table": rows,
         "untracked": untracked,
@@ -271,6 +272,8 @@ def compare(
             "token": mark,
         }
         execution.keep_ids(ids)
+    # What decides no result may be another than when it began: who must converge, who is told.
+    ids |= {"config": plain}
     describe(ids)
     futures: dict[int, PrefectFuture[Any]] = {}
     for number, (work, finished) in enumerate(zip(runs, execution.finished, strict=True)):

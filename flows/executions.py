@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,15 +81,20 @@ def _digest_of_reference(config: ComparisonConfig, path: str) -> str:
     return "" if file is None else file_digest(file)
 
 
-def not_converged(results: Iterable[MethodResult], config: Mapping[str, Any]) -> list[str]:
-    """Return the runs that have not converged, of methods which have to."""
+def not_converged(results: Iterable[MethodResult], must: Collection[str]) -> list[str]:
+    """Return the runs that have not converged, of the methods which must."""
     return [
         f"{result.label} seed {result.seed}"
         for result in results
-        if result.label in config.get("must_converge", ())
+        if result.label in must
         and result.status is Status.FINISHED  # the others are told otherwise
         and convergence_problem(result)
     ]
+
+
+def must_converge(ids: Mapping[str, Any]) -> list[str]:
+    """Return the labels of the methods which must converge."""
+    return list(ids["config"].get("must_converge", ()))
 
 
 def failed_methods(rows: list[dict[str, Any]]) -> list[str]:
@@ -240,7 +245,7 @@ def report_of(execution: ExecutionFolder) -> dict[str, Any] | None:
     return {
         "table": rows_of(comparison),
         "untracked": untracked,
-        "not_converged": not_converged(comparison.results, ids["config"]),
+        "not_converged": not_converged(comparison.results, must_converge(ids)),
         "parent": ids["parent"],
     }
 

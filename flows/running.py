@@ -123,9 +123,8 @@ def _run(
     if report is None:
         refuse(ConnectionError(f"{away}. {_GOES_ON}"))
     console.print(f"{away}, and does not know how this ended.", soft_wrap=True)
-    return METHOD_FAILED if report["not_converged"] or failed_methods(
-        report["table"]
-    ) else 0, report
+    failed = report["not_converged"] or failed_methods(report["table"])
+    return (METHOD_FAILED if failed else 0), report
 
 
 def _known(asked: Asked) -> Mapping[str, Any] | None:
@@ -137,8 +136,9 @@ def _known(asked: Asked) -> Mapping[str, Any] | None:
     execution, _ = asked.execution(asked.data)
     if not execution.done:
         return None
-    plain = asked.parsed.model_dump(mode="json", exclude_unset=True)
-    missed = not_converged(map(load_result, execution.results), plain)
+    missed = []
+    if must := asked.parsed.must_converge:
+        missed = not_converged(map(load_result, execution.results), must)
     known = {"table": execution.table, "untracked": "", "not_converged": missed}
     return {**(execution.ids or {}), **known}
 
