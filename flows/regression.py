@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from prefect.artifacts import create_markdown_artifact
-
 from pymc_vi_ext.comparison.regression import Regression, regressions
 from pymc_vi_ext.comparison.storage import write_json
 from pymc_vi_ext.comparison.workspace import ExecutionFolder, Workspace

@@ -47,6 +47,9 @@ def run_all(
     address : str, optional
         Of a cluster.
     """
+    # Prefect would print each failure twice; the table tells it. Before the import of Prefect.
+    for name in ("PREFECT_LOGGING_LEVEL", "PREFECT_LOGGING_INTERNAL_LEVEL"):
+        os.environ.setdefault(name, "CRITICAL")
     fresh = fresh or judged
     known = [None if fresh else _known(one) for one in asked]
     missing = [one for one, report in zip(asked, known, strict=True) if report is None]
@@ -81,9 +84,6 @@ def run_all(
 @contextmanager
 def _flow(console: Console, runner: Runner, address: str | None) -> Iterator[Any]:
     """Yield the flow, while there is a server for it."""
-    # Prefect would print each failure twice; the table tells it. Before the import of Prefect.
-    for name in ("PREFECT_LOGGING_LEVEL", "PREFECT_LOGGING_INTERNAL_LEVEL"):
-        os.environ.setdefault(name, "CRITICAL")
     try:
         where = runner_of(runner, address)
     except (ImportError, ValueError) as error:

@@ -40,7 +40,7 @@ class StudentTOptions(Options):
         10.0,
         "Degrees of freedom at the start; they are learned, above 2, where variances exist.",
         gt=_LEAST_DF,
-        le=1e6,
+        le=1e9,
     )
 
 

@@ -93,7 +93,7 @@ def test_a_fit_that_was_killed_goes_on_with_the_same_command(tmp_path):
     assert found[0] == 12345.0
     np.testing.assert_array_equal(found[1:], here[1:])
     names = {file.name for file in folder.iterdir()}
-    assert names == {"result.json", "losses.npz", "posterior.nc", "output.txt"}
+    assert not [name for name in names if name.startswith("checkpoint")]
     assert ends(tmp_path) == {"": ["FINISHED"], "advi seed 1": ["FINISHED"]}
 
 
