@@ -160,6 +160,9 @@ def announce(judgement: Judgement, name: str, ids: Mapping[str, Any], webhook: s
     lines = [f"# {name}", judgement.headline, _table(judgement.worse)]
     problem = ""
     try:
+        # Not above: who only looks at what has been judged needs no Prefect.
+        from prefect.artifacts import create_markdown_artifact
+
         where = open_tracker(tracker_uri(ids["uri"])).dashboard()
         opened = f"[{where}]({where})" if where.startswith("http") else f"`{where}`"
         lines.append(f"Figures and posteriors: {opened}, run `{ids['parent']}`.")
