@@ -67,7 +67,7 @@ from .runners import Runner, runner_of
 EACH_TIME = "each time"
 """The token of flows that run everything anew; one that Prefect tries again goes on."""
 # How often the flow looks for Ctrl-C, and how long it may take once what serves it has ended.
-_LOOKS_S, _GRACE_S = 0.2, 20.0
+_LOOKS_S, _GRACE_S = 0.2, 60.0
 
 
 class MethodsFailed(Exception):

@@ -40,7 +40,7 @@ from .server import server
 # How often a signal is looked for.
 _LOOKS_S = 0.2
 # A run that is told to end has three seconds to leave what it has, and its table is made then.
-_GRACE_S = 20.0
+_GRACE_S = 60.0
 
 
 class AlreadyServed(Exception):
