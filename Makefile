@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/mixture.yaml
 NEEDS_EXTRAS := tests/flows tests/plots tests/tracking tests/test_wheel.py \
   $(addprefix tests/comparison/test_,config.py data.py durations.py malformed.py processes.py workspace.py) \
-  $(addprefix pymc_vi_ext/comparison/,_yaml.py config.py data.py schedule.py seeds.py)
+  $(addprefix pymc_vi_ext/comparison/,_strict.py _yaml.py config.py data.py schedule.py seeds.py)
 
 # The reference posteriors, where a copy lies beside the checkout.
 ifneq ($(wildcard ../shared/posteriordb),)

@@ -17,6 +17,7 @@ from pymc_vi_ext.comparison.regression import Regression, regressions
 from pymc_vi_ext.comparison.storage import write_json
 from pymc_vi_ext.comparison.workspace import ExecutionFolder, Workspace
 from pymc_vi_ext.tracking import RunTracker, open_tracker, tracker_uri
+from pymc_vi_ext.tracking.keys import keys_of
 
 from .webhook import post
 
@@ -128,8 +129,8 @@ def record(tracker: RunTracker, run_id: str, execution: ExecutionFolder, name: s
     tracker.log_tags(run_id, {"regression": said or "none"})
     nights = [j for j in judgements(execution, name) if j.at <= judgement.at][-_NIGHTS:]
     tables = [night.execution.table or [] for night in nights]
-    for method in dict.fromkeys(row["method"] for row in tables[-1] if row["status"]):
-        label = re.sub(r"[^A-Za-z0-9_. -]", "_", method)
+    labels = keys_of(dict.fromkeys(row["method"] for row in tables[-1] if row["status"]))
+    for method, label in labels.items():
         for chart, keys in _CHARTS.items():
             points = [(night, _median(rows, method, keys)) for night, rows in enumerate(tables)]
             known = [(night, value) for night, value in points if not math.isnan(value)]

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from pymc_vi_ext.comparison import ReferenceWarning
 from pymc_vi_ext.tracking import RunTracker, rebuild_comparison
+from pymc_vi_ext.tracking.report import figures_of
 
 from .display import print_table
 
@@ -39,12 +40,7 @@ def write_report(console: Console, tracker: RunTracker, run_id: str, folder: Pat
         folder.mkdir(parents=True, exist_ok=True)
         comparison.table.to_csv(folder / "summary.csv")
         comparison.to_netcdf(folder / "comparison.nc")
-        figures = {"elbo": comparison.plot_elbo}
-        if comparison.posteriors():
-            figures |= {"kde": comparison.plot_kde, "forest": comparison.plot_forest}
-        if comparison.reference is not None:
-            figures["accuracy"] = comparison.plot_accuracy
-        for name, draw in figures.items():
-            draw().savefig(folder / f"{name}.png")
+        for name, (_, figure) in figures_of(comparison).items():
+            figure.savefig(folder / f"{name}.png")
     rows = comparison.table.reset_index().to_dict(orient="records")
     print_table(console, run_id, rows)

@@ -32,8 +32,9 @@ from pymc_vi_ext.options import configurable
 try:
     import pydantic
 
-    from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+    from pydantic import AfterValidator, BaseModel, Field
 
+    from pymc_vi_ext.comparison._strict import Strict
     from pymc_vi_ext.comparison._yaml import YamlError, parse_yaml, read_yaml
     from pymc_vi_ext.comparison.data import DataSource, read_data
     from pymc_vi_ext.comparison.schedule import Schedule
@@ -67,11 +68,6 @@ _LIMIT = "Seconds after which its process is ended, and its row is FAILED"
 def _ends_by_itself(name: str) -> bool:
     """Tell whether a method has an option `max_seconds`, at which it ends with what it has."""
     return "max_seconds" in runnable(name).names
-
-
-class _Strict(BaseModel):
-    # Strict: what is written as text, or as true, is no number.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def _printable(text: str) -> str:
@@ -119,10 +115,10 @@ def _section(name: str) -> type[BaseModel]:
             ),
         )
     description = " ".join(filter(None, (options.__doc__ for options in method.options)))
-    return pydantic.create_model(f"Method_{name}", __base__=_Strict, __doc__=description, **fields)
+    return pydantic.create_model(f"Method_{name}", __base__=Strict, __doc__=description, **fields)
 
 
-class ComparisonConfig(_Strict):
+class ComparisonConfig(Strict):
     """A comparison: a model, the methods that run on it, and the reference.
 
     :func:`config_type` gives the class whose methods have all their keys checked.

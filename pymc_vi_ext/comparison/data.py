@@ -10,24 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pymc_vi_ext import zoo
 from pymc_vi_ext.comparison._sentences import shown
+from pymc_vi_ext.comparison._strict import Strict
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class DataSource(BaseModel):
+class DataSource(Strict):
     """Where the data of one parameter of a model come from.
 
     Either ``file``, with ``columns`` of a table or the ``variable`` of a netCDF file, or ``zoo``
     with a ``variable``.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     file: str | None = Field(
         default=None,

@@ -7,11 +7,13 @@ import zoneinfo
 from datetime import UTC, datetime
 
 from cronsim import CronSim, CronSimError
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from pymc_vi_ext.comparison._strict import Strict
 
-class Schedule(BaseModel):
+
+class Schedule(Strict):
     """When a comparison runs, where it is served.
 
     Examples
@@ -20,8 +22,6 @@ class Schedule(BaseModel):
     >>> Schedule(cron="0 3 * * *", timezone="Europe/Berlin").timezone
     'Europe/Berlin'
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     cron: str = Field(description="Minute, hour, day, month and weekday, as in `0 3 * * *`.")
     timezone: str = Field(

@@ -7,17 +7,17 @@ from typing import Annotated, Any
 import numpy as np
 import pydantic
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
+
+from pymc_vi_ext.comparison._strict import Strict
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What generators take."""
 
 
-class SpawnedSeeds(BaseModel):
+class SpawnedSeeds(Strict):
     """Seeds that are derived from one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     root: Seed = Field(description="The seed that the others are derived from.")
     number: int = Field(ge=1, le=1000, description="How many.")

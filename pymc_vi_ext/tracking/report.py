@@ -7,6 +7,7 @@ import tempfile
 import time
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from pymc_vi_ext.tracking.keys import keys_of
 from pymc_vi_ext.tracking.notes import comparison_note, result_note
 from pymc_vi_ext.tracking.page import report_page
 from pymc_vi_ext.tracking.tracker import Execution, RunStatus, RunTracker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TRACE = "fit/elbo"
 """The metric that a run with losses has as a series, from its first steps on."""
@@ -131,10 +135,11 @@ def report_comparison(
             tracker.log_image(run_id, f"kde/{key_name(variable)}", to_image(figure))
         _end(tracker, run_id, result)
     parent = execution.parent
-    figures = _figures(comparison)
-    for key, (_, image) in figures.items():
-        tracker.log_image(parent, f"comparison/{key}", image)
-    _report_table(tracker, parent, comparison, about, dict(figures.values()))
+    images = {}
+    for key, (caption, figure) in figures_of(comparison).items():
+        images[caption] = to_image(figure)
+        tracker.log_image(parent, f"comparison/{key}", images[caption])
+    _report_table(tracker, parent, comparison, about, images)
     tracker.log_metrics(parent, headline_metrics(comparison))
     _report_traces(tracker, parent, comparison)
     if posteriors:
@@ -175,8 +180,13 @@ def report_interrupted(
     tracker.end(execution.parent, RunStatus.KILLED)
 
 
-def _figures(comparison: Comparison) -> dict[str, tuple[str, np.ndarray]]:
-    """Return figures of all methods, each with its caption, by key."""
+def figures_of(comparison: Comparison) -> dict[str, tuple[str, Figure]]:
+    """Return the figures of all methods that there can be, each with its caption, by key.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    """
     found = {}
     if comparison.posteriors():
         found["kde"] = "Marginal densities", comparison.plot_kde()
@@ -184,7 +194,7 @@ def _figures(comparison: Comparison) -> dict[str, tuple[str, np.ndarray]]:
     if comparison.reference is not None:
         found["accuracy"] = "Error against seconds", comparison.plot_accuracy()
     found["elbo"] = "ELBO by step", comparison.plot_elbo()
-    return {key: (caption, to_image(figure)) for key, (caption, figure) in found.items()}
+    return found
 
 
 def _report_traces(tracker: RunTracker, run_id: str, comparison: Comparison) -> None:
