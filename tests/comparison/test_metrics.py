@@ -15,7 +15,7 @@ from flows.display import print_table
 from pymc_vi_ext.comparison import METRICS, MethodResult, Metric, Status, summarise
 from pymc_vi_ext.tracking import open_tracker, report_comparison
 
-DOCS = Path(__file__).parents[2] / "docs" / "comparisons.md"
+DOCS = Path(__file__).parents[2] / "docs" / "guides" / "comparisons.md"
 COMPARED = [key for key in METRICS if key.startswith("compare/")]
 # Of a single element, which has no correlation.
 OF_ONE = [key for key in COMPARED if "correlation" not in key]
@@ -59,7 +59,7 @@ def test_the_documentation_has_every_metric():
         *(f"| `{m.key}` | {m.heading} | {m.caption} |" for m in METRICS.values()),
     ]
     table = "\n".join(lines)
-    assert table in DOCS.read_text(encoding="utf-8"), f"docs/comparisons.md needs\n{table}"
+    assert table in DOCS.read_text(encoding="utf-8"), f"docs/guides/comparisons.md needs\n{table}"
 
 
 def test_keys_are_those_of_their_rows_and_headings_differ():

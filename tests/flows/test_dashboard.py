@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tracking.browser import CHROMIUM, browser
+from browser import CHROMIUM, browser
 
 ROOT = Path(__file__).parents[2]
 

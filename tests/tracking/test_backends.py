@@ -27,7 +27,7 @@ from pymc_vi_ext.tracking import (
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-DOCS = Path(__file__).parents[2] / "docs" / "comparisons.md"
+DOCS = Path(__file__).parents[2] / "docs" / "guides" / "comparisons.md"
 IMAGE = np.zeros((4, 6, 3), np.uint8)
 
 

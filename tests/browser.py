@@ -1,6 +1,6 @@
 """A headless Chromium, driven by its own protocol: open a page, ask it something, take a picture.
 
-As a script it makes the pictures of docs/dashboard.md.
+As a script it makes the pictures of docs/guides/dashboard.md.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ _CLICK = 'document.querySelectorAll("[aria-label={!r}]").forEach(button => butto
 
 
 def _pictures(address, report, folder):
-    """Take the pictures of docs/dashboard.md, of a run's page in MLflow and its report."""
+    """Take the pictures of docs/guides/dashboard.md, of a run's page in MLflow and its report."""
     run, _, query = address.partition("?")
     pages = {
         "overview": (f"{run}?{query}", "Description"),
