@@ -8,7 +8,8 @@ OLDEST := .venv-oldest
 CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 CONFIG ?= configs/mixture.yaml
-NEEDS_EXTRAS := tests/flows tests/plots tests/tracking tests/test_wheel.py \
+NEEDS_EXTRAS := tests/flows tests/plots tests/tracking tests/test_code_blocks.py \
+  tests/test_wheel.py \
   $(addprefix tests/comparison/test_,config.py data.py durations.py malformed.py processes.py workspace.py) \
   $(addprefix pymc_vi_ext/comparison/,_strict.py _yaml.py config.py data.py schedule.py seeds.py)
 
@@ -70,15 +71,16 @@ validate: $(VENV)/.ready  ## Check CONFIG
 test: $(VENV)/.ready lint types  ## Lint, types, tests and the documentation's examples
 	$(BIN)/python -m pytest -n auto
 
-# What these say does not depend on PyMC's version, or is said of it by the canaries, the steps, the
-# conformance of each method and family, and the contract.
+# What these, and the examples of docstrings, say does not depend on PyMC's version, or is said of it
+# by the canaries, the steps, the conformance of each method and family, and the contract.
 SAME_ON_ANY_PYMC := approximations callbacks comparison correction diagnostics flows objectives plots \
-  tracking zoo test_api_docs.py test_calibration.py test_promises.py test_interrupts.py \
+  tracking zoo test_api_docs.py test_code_blocks.py test_links.py test_shown.py test_progress.py \
+  test_calibration.py test_promises.py test_interrupts.py \
   test_threads.py test_ends.py test_beginning_anew.py test_modes.py test_multistart.py test_recipes.py \
   test_refused_models.py test_rules_of_fits.py test_wheel.py engine/test_python_mode.py
 
 test-latest: $(LATEST)/.ready  ## The tests on the newest PyMC, without pymc-extras
-	$(LATEST)/bin/python -m pytest -n auto $(addprefix --ignore=tests/,$(SAME_ON_ANY_PYMC))
+	$(LATEST)/bin/python -m pytest -n auto tests $(addprefix --ignore=tests/,$(SAME_ON_ANY_PYMC))
 
 # Not what needs the other extras, as the iris data do. What Numba says of PyTensor 3.2's products is
 # about their speed.
@@ -102,9 +104,10 @@ lint: $(VENV)/.ready
 types: $(VENV)/.ready
 	$(BIN)/mypy
 
-docs: $(VENV)/.ready  ## Build the documentation into docs/_build
+docs: $(VENV)/.ready  ## Build the documentation into docs/_build, and check its links and requests
 	@rm -rf docs/api/generated
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m pytest -q -o addopts=--import-mode=importlib tests/site
 
 bench: $(VENV)/.ready $(LATEST)/.ready  ## Time steps and fits beside every rival; writes docs/benchmarks
 	$(BIN)/python tests/benchmarks/speed.py --out docs/benchmarks \

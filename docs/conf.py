@@ -20,6 +20,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "mathml",
+    "plotlyjs",
     "rows",
 ]
 exclude_patterns = ["_build", "jupyter_execute", "benchmarks", "generated"]
@@ -38,7 +39,7 @@ html_theme_options = {
     "show_prev_next": False,
 }
 # Pages without pages below them need no list of these.
-html_sidebars = dict.fromkeys(("index", "benchmarks", "architecture"), [])
+html_sidebars: dict[str, list[str]] = {"index": [], "benchmarks": [], "architecture": []}
 
 # Docstrings give types, and quote names as they are to be typed.
 autodoc_typehints = "none"
@@ -51,6 +52,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 600
+nb_merge_streams = True
 # The notebooks run without ipywidgets, which tqdm would rather have.
 os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"

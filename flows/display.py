@@ -11,21 +11,13 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from pymc_vi_ext.comparison import METRICS, Metric, Status
+from pymc_vi_ext.comparison import METRICS, Status
 from pymc_vi_ext.comparison.processes import Run
+from pymc_vi_ext.comparison.shown import STYLES, captions, number, short_table
 from pymc_vi_ext.comparison.workspace import ExecutionFolder
-
-_STYLES = {
-    Status.FINISHED.value: "bold",
-    Status.FAILED.value: "bold red",
-    Status.INTERRUPTED.value: "bold yellow",
-    Status.NOT_RUN.value: "dim",
-    "": "italic",  # the noise floor, which is no run
-}
 
 # What the table of a suite has of the metrics.
 _OF_SUITES = (
@@ -51,42 +43,7 @@ def print_table(
     legend : bool
         Whether to say what the headings mean.
     """
-    shown = [metric for metric in METRICS.values() if metric.heading]
-    several_seeds = len({row["seed"] for row in rows if row["status"]}) > 1
-    table = Table(
-        title=escape(title),
-        title_style="bold",
-        title_justify="left",
-        caption=_caption(shown) if legend else None,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("method", no_wrap=True)
-    if several_seeds:
-        table.add_column("seed", justify="right", no_wrap=True)
-    for metric in shown:
-        table.add_column(metric.heading, justify="right", no_wrap=True)
-    for row in rows:
-        status = row["status"]
-        failed = status in (Status.FAILED.value, Status.NOT_RUN.value)
-        cells = [Text(str(row["method"]), style=_STYLES[status])]
-        if several_seeds:
-            cells.append(Text(str(row["seed"]) if status else ""))
-        if failed:
-            cells.append(Text(status, style=_STYLES[status]))
-        else:
-            cells += [Text(_number(row[metric.key], metric.format)) for metric in shown]
-        table.add_row(*cells)
-    # rich would shorten the numbers to fit a narrow terminal; better that the lines wrap.
-    needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-    wide = Console(file=console.file, width=max(needed, console.width))
-    wide.print(table)
-    for row in rows:
-        if row["note"]:
-            several = several_seeds and row["status"]
-            name = f"{row['method']} (seed {row['seed']})" if several else row["method"]
-            console.print(Text.assemble((f"{name}: ", "bold"), row["note"]), soft_wrap=True)
+    short_table(title, rows, legend=legend).print_on(console)
 
 
 def print_suite(console: Console, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -96,7 +53,7 @@ def print_suite(console: Console, tables: Mapping[str, Sequence[Mapping[str, Any
         title="All comparisons, medians of the seeds",
         title_style="bold",
         title_justify="left",
-        caption=_caption(shown),
+        caption=captions(shown),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -111,13 +68,13 @@ def print_suite(console: Console, tables: Mapping[str, Sequence[Mapping[str, Any
         for method in dict.fromkeys(row["method"] for row in runs):
             own = [row for row in runs if row["method"] == method]
             finished = [row for row in own if row["status"] == Status.FINISHED.value]
-            style = "" if len(finished) == len(own) else _STYLES[Status.FAILED.value]
+            style = "" if len(finished) == len(own) else STYLES[Status.FAILED.value]
             medians = [_median([row[m.key] for row in finished]) for m in shown]
             table.add_row(
                 Text(name),
                 Text(str(method)),
                 Text(f"{len(finished)} of {len(own)}", style=style),
-                *(_number(value, m.format) for value, m in zip(medians, shown, strict=True)),
+                *(number(value, m.format) for value, m in zip(medians, shown, strict=True)),
             )
     console.print(table)
 
@@ -162,11 +119,3 @@ def _about(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return f", about {seconds:.0f} s" if seconds < 100 else f", about {seconds / 60:.0f} min"
-
-
-def _caption(shown: Sequence[Metric]) -> str:
-    return "; ".join(f"{metric.heading}: {metric.caption}" for metric in shown) + "."
-
-
-def _number(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else format(value, form)

@@ -23,7 +23,14 @@ from pymc_vi_ext.diagnostics.chains import (
     rhat_max,
 )
 from pymc_vi_ext.diagnostics.elbo import elbo
-from pymc_vi_ext.diagnostics.pareto import GOOD_KHAT, TRUSTED_KHAT, moved_by, smoothed_weights
+from pymc_vi_ext.diagnostics.pareto import (
+    GOOD_KHAT,
+    NEARLY_EQUAL,
+    TRUSTED_KHAT,
+    moved_by,
+    smoothed_weights,
+    worth,
+)
 from pymc_vi_ext.diagnostics.verdict import Check, Diagnosis, Verdict, graded
 from pymc_vi_ext.draws import FEWEST_DRAWS, affordable_draws
 from pymc_vi_ext.results import FitReport, StopReason, to_datatree
@@ -33,6 +40,10 @@ _DRAWS = 2_000
 # By how much importance weights may move means, in standard deviations, and change the logarithms
 # of standard deviations. What is right is within .1; of a heavy tail the weights see only a part.
 _MEANS, _SDS = (0.05, 0.3), (0.05, 0.36)
+_EQUAL = (
+    "The weights of these draws are nearly equal; those of draws further out may not be. What they "
+    "move is below; `vix.correct(approx)` makes sure."
+)
 _CORRECT = "`vix.correct(approx)` goes on from here to the posterior."
 _LOOKED = (
     "Looked for: mass elsewhere, from draws of the prior and from points around the draws. Modes "
@@ -248,11 +259,14 @@ def _weights(tree: xr.DataTree) -> list[Check]:
     except ValueError as error:
         return [*checks, Check("k-hat", "not known", "", Verdict.FAIL, str(error))]
     threshold = min(1 - 1 / np.log10(logs.size), GOOD_KHAT)
-    checks.append(graded("k-hat", shape, round(float(threshold), 2), 1.0, _CORRECT))
-    if shape >= 1.0:
+    # Nearly equal weights have a tail too, whose shape says little.
+    equal = worth(logs) >= NEARLY_EQUAL
+    worst, advice = (np.inf, _EQUAL) if equal else (1.0, _CORRECT)
+    checks.append(graded("k-hat", shape, round(float(threshold), 2), worst, advice))
+    if shape >= 1.0 and not equal:
         return checks
-    worth = float(1 / np.sum(weights**2))
-    checks.append(graded("importance ESS", worth, 100, 25, _CORRECT, above=True))
+    effective = float(1 / np.sum(weights**2))
+    checks.append(graded("importance ESS", effective, 100, 25, _CORRECT, above=True))
     values = tree["posterior"].dataset.transpose("chain", "draw", ...).data_vars.values()
     means, sds = moved_by(weights, [v.values.reshape(logs.size, -1) for v in values])
     checks.append(graded("means moved by weights (sd)", means, *_MEANS, _CORRECT))
@@ -299,7 +313,7 @@ def _elsewhere(numbers: Mapping[Any, Any]) -> Check:
     """Check whether points from far away have come to other mass."""
     found, scouts = int(numbers["elsewhere"]), int(numbers["scouts"])
     if not scouts:
-        late = "Time was up before anything had looked for other modes."
+        late = "Time was up before anything had looked for other modes: raise `max_seconds`."
         return Check("mass elsewhere", "not looked for", "none", Verdict.WARN, late)
     return Check(
         "mass elsewhere",

@@ -17,7 +17,24 @@ INTERRUPT = "keyboard interrupt"
 
 
 class UnknownNameError(ValueError, KeyError):
-    """A name that is none of those known; PyMC raises KeyError there, most others ValueError."""
+    """A name that is none of those known; PyMC raises KeyError there, most others ValueError.
+
+    Parameters
+    ----------
+    kind : str
+        What it should have named, "method" for instance.
+    name : object
+        What was given.
+    known : iterable
+        The names there are; the message lists them in alphabetical order.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext import zoo
+    >>> zoo.build("no such model")
+    Traceback (most recent call last):
+    pymc_vi_ext.errors.UnknownNameError: Unknown model 'no such model': the known ones are ...
+    """
 
     def __init__(self, kind: str, name: object, known: object):
         names = ", ".join(sorted(map(str, known)))  # type: ignore[call-overload]
@@ -28,24 +45,71 @@ class UnknownNameError(ValueError, KeyError):
 
 
 class NoGradientError(NotImplementedError):
-    """A log density has no gradient, for which there are samplers and no variational inference."""
+    """A log density has no gradient, for which there are samplers and no variational inference.
+
+    Examples
+    --------
+    >>> import pymc as pm, pymc_vi_ext as vix
+    >>> from pytensor.graph.op import Op
+    >>> from pytensor.tensor import dscalar
+    >>> class Square(Op):
+    ...     itypes, otypes = [dscalar], [dscalar]
+    ...
+    ...     def perform(self, node, inputs, outputs):
+    ...         outputs[0][0] = inputs[0] ** 2
+    >>> with pm.Model() as model:
+    ...     x = pm.Normal("x")
+    ...     y = pm.Potential("y", -Square()(x))
+    >>> vix.fit(model=model)
+    Traceback (most recent call last):
+    pymc_vi_ext.errors.NoGradientError: ...
+    """
 
 
 class NoDensityError(ValueError):
-    """No draw of an approximation is where the model has a density: nothing can begin there."""
+    """No draw of an approximation is where the model has a density: nothing can begin there.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.errors import NoDensityError
+    >>> issubclass(NoDensityError, ValueError)
+    True
+    """
 
 
 class LostGradientError(ArithmeticError):
-    """A compiled step follows another gradient than that of the model's log density."""
+    """A compiled step follows another gradient than that of the model's log density.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.errors import LostGradientError
+    >>> issubclass(LostGradientError, ArithmeticError)
+    True
+    """
 
 
 class FitWarning(UserWarning):
     """Something is wrong with the result of a fit; nothing of it is lost.
 
+    Parameters
+    ----------
+    message : str
+    approx : Approximation
+        The result, with ``hist`` and ``report``; an attribute.
+
     Attributes
     ----------
     approx : Approximation
         The result, with ``hist`` and ``report``.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from pymc_vi_ext.errors import FitWarning
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always", FitWarning)  # of whichever kind
+    >>> [warning.message.approx for warning in caught]
+    []
     """
 
     def __init__(self, message: str, approx: Approximation):
@@ -55,6 +119,12 @@ class FitWarning(UserWarning):
 
 class ApproximationWarning(FitWarning):
     """A fit has converged, to what is far from the posterior: k-hat is above .7.
+
+    Parameters
+    ----------
+    message : str
+    approx : Approximation
+        The result, with ``hist`` and ``report``; an attribute.
 
     Examples
     --------
@@ -75,6 +145,12 @@ class ConvergenceWarning(FitWarning):
     """A fit ended before it converged, or its result has another flaw; nothing of it is lost.
 
     Where warnings are errors, this is what a fit raises, and the fit is its `approx`.
+
+    Parameters
+    ----------
+    message : str
+    approx : Approximation
+        The result, with ``hist`` and ``report``; an attribute.
 
     Attributes
     ----------

@@ -123,4 +123,7 @@ def _records(approx: Approximation) -> Iterator[xr.Dataset]:
         try:
             yield tracker.to_dataset().rename(step="tracked_step")
         except (TypeError, ValueError) as error:
-            warn(f"A Tracker's records are not in the group `variational`: {error}")
+            warn(
+                f"A Tracker's records are not in the group `variational`: {error} They are in the "
+                "Tracker itself, by the name of each."
+            )

@@ -135,7 +135,10 @@ def fit(
         A family for each block of variables, by name: ``{"full_rank": ["mu", "tau"],
         "mean_field": ["theta"]}``, in place of the one that ``method="advi"`` has.
     progressbar : bool
-        Whether to show loss, steps per second, time left and what the stopping rules measure.
+        Whether to show how far the fit is: steps, loss, steps per second, what the stopping rules
+        measure, and the time left where the number of steps is known; in the end how it went. In a
+        terminal, and in notebooks without widgets; elsewhere plain lines, after 10 seconds, every
+        30, and at the end.
     progressbar_theme : rich.theme.Theme, optional
     score : bool, optional
         Whether to record the loss; by default where the method has one.
@@ -352,12 +355,17 @@ _NOT_OF_STEPS = (
 
 
 def _run(
-    method: Method, n: int, options: Mapping[str, Any], call: Call, started: float | None = None
+    method: Method,
+    n: int,
+    options: Mapping[str, Any],
+    call: Call,
+    started: float | None = None,
+    label: str = "",
 ) -> Approximation:
-    """Run the loop; `started` is for a start that is not the first."""
+    """Run the loop; `started` is for a start that is not the first, `label` says which it is."""
     of_steps = {name: value for name, value in options.items() if name not in _NOT_OF_STEPS}
     call = _with_options(call, options)
-    call.started = call.started if started is None else started
+    call.started, call.label = call.started if started is None else started, label
     return fit_method(method, n, call, score=options["score"], **of_steps)
 
 
@@ -413,6 +421,20 @@ def resume(
     CheckpointError
         A ValueError: if the file is damaged, or of another model, method or list of callbacks;
         it names what differs.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import pymc as pm, pymc_vi_ext as vix
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "fit.npz")
+    >>> save = vix.callbacks.Checkpoint(path, every=100)
+    >>> options = {"convergence": None, "random_seed": 1, "progressbar": False}
+    >>> with pm.Model() as model:
+    ...     x = pm.Normal("x")
+    ...     whole = vix.fit(250, callbacks=[save], **options)
+    >>> again = vix.resume(path, model, progressbar=False)  # from step 200
+    >>> bool((whole.hist == again.hist).all())
+    True
     """
     saved = read(path)
     if saved.header.get("options") is None:

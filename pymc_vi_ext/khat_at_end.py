@@ -10,7 +10,7 @@ from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.approximations import families_of
 from pymc_vi_ext.approximations.parameters import flat_parameters
-from pymc_vi_ext.diagnostics.pareto import khat_of
+from pymc_vi_ext.diagnostics.pareto import khat_of, worth
 from pymc_vi_ext.engine import StepProgram
 from pymc_vi_ext.method import Method
 from pymc_vi_ext.minibatches import has_minibatches
@@ -26,8 +26,10 @@ _SECONDS, _FEWEST = 0.2, 200
 _OF_A_DRAW = (KL, PathELBO, ProbedKL)
 
 
-def khat_at_end(method: Method, session: Session, state: FitState) -> float:
+def khat_at_end(method: Method, session: Session, state: FitState) -> tuple[float, float]:
     r"""Return :math:`\hat k` of a fit's importance weights, by losses of steps that do not move.
+
+    And the share of the draws that the weights are worth.
 
     A step on one draw has the loss :math:`\log q(z) - \log p(y, z)`: the program compiled for the
     steps gives the weights, at the price of some hundred steps. NaN where there are no losses,
@@ -53,12 +55,12 @@ def khat_at_end(method: Method, session: Session, state: FitState) -> float:
         and not has_minibatches(approx.model)
     )
     if not of_a_draw:
-        return math.nan
+        return math.nan, math.nan
     point = [flat_parameters(approx)]
     started = time.perf_counter()
     state.losses_at(point, _FIRST, 0)
     affordable = int(_SECONDS / (time.perf_counter() - started) * _FIRST)
     if affordable < _FEWEST:
-        return math.nan
+        return math.nan, math.nan
     [losses] = state.losses_at(point, min(_DRAWS, affordable), 1)
-    return khat_of(-losses)
+    return khat_of(-losses), worth(-losses)

@@ -13,6 +13,7 @@ import math
 import time
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -26,13 +27,13 @@ from pymc_vi_ext.approximations.parameters import flat_parameters, set_parameter
 from pymc_vi_ext.callbacks import Callback, Rule
 from pymc_vi_ext.callbacks.callback import Losses, Unsettled, as_callbacks
 from pymc_vi_ext.callbacks.checkpoint import Saved, describe_option
-from pymc_vi_ext.diagnostics.pareto import GOOD_KHAT
+from pymc_vi_ext.diagnostics.pareto import GOOD_KHAT, NEARLY_EQUAL
 from pymc_vi_ext.engine import GrowingProgram, Loop, StepProgram
 from pymc_vi_ext.errors import INTERRUPT, ApproximationWarning, ConvergenceWarning, warn
 from pymc_vi_ext.interrupts import allowed, check, held
 from pymc_vi_ext.khat_at_end import khat_at_end
 from pymc_vi_ext.method import Ending, Method, Request
-from pymc_vi_ext.progress import fit_progress
+from pymc_vi_ext.progress import FitProgress, NoProgress, fit_progress, mean_at_end
 from pymc_vi_ext.results import (
     NEGATIVE_ELBO,
     FitReport,
@@ -54,6 +55,7 @@ _DRAWS, _FEW_PASSES = 300, 64
 _SECONDS_PER_CALL = 0.1
 _LONGEST_CALL = 1 << 20  # steps
 _VERSIONS = ("pymc", "pytensor", "jax", "numpy")
+_GO_ON = "`vix.correct(approx)` goes on from here to the posterior."
 _OWN_OPTIONS = ("obj_n_mc", "obj_optimizer", "learning_rate", "compile_kwargs")
 
 
@@ -83,6 +85,8 @@ class Call:
         construction of the method.
     warns : bool
         Whether to warn of what the report says; else it is the caller's to do.
+    label : str
+        Which of several fits of a method this is, for the progress bar.
     """
 
     callbacks: Sequence[Any] = ()
@@ -95,6 +99,7 @@ class Call:
     in_nats: bool = False
     started: float = field(default_factory=time.perf_counter)
     warns: bool = True
+    label: str = ""
 
 
 @is_watched(lambda method, n, call, **options: {"n": n, **options})
@@ -164,28 +169,33 @@ def _fit(
         more=given,
     )
     clock.construct_s = clock.spent()
-    try:
-        session, new = open_session(method, request, rule)
-    except KeyboardInterrupt:
-        method.session = None
-        clock.graph_s = clock.spent() - clock.construct_s
-        end_before_steps(method, call, request.backend, clock.timings())
-        return
-    prepared = session.prepared
-    if new:
-        clock.compile_s = prepared.loop.compile_s
-        clock.graph_s = max(clock.spent() - clock.construct_s - clock.compile_s, 0.0)
-    seed = call.random_seed
-    rng = method.approx.groups[0].rng
-    prepared.program.restart(int(rng.randint(2**30)) if seed is None else seed)
-    session.seed = seed if seed is not None else method.seed
-    session.losses = np.empty(0) if request.scored else None
-    session.steps = 0
-    session.options = call.options
-    session.unit = 1.0 if call.in_nats else prepared.unit
-    if session.request.rule is not None:
-        session.request.rule.clear()
-    _run(method, session, n, call, callbacks, clock)
+    with _drawn(method, call) as progress:
+        progress.say("compiling")
+        try:
+            session, new = open_session(method, request, rule)
+        except KeyboardInterrupt:
+            method.session = None
+            clock.graph_s = clock.spent() - clock.construct_s
+            end_before_steps(method, call, request.backend, clock.timings())
+            progress.finish(method.approx.report, clock.spent())
+            return
+        prepared = session.prepared
+        if new:
+            clock.compile_s = prepared.loop.compile_s
+            clock.graph_s = max(clock.spent() - clock.construct_s - clock.compile_s, 0.0)
+        seed = call.random_seed
+        rng = method.approx.groups[0].rng
+        prepared.program.restart(int(rng.randint(2**30)) if seed is None else seed)
+        session.seed = seed if seed is not None else method.seed
+        session.losses = np.empty(0) if request.scored else None
+        session.steps = 0
+        session.options = call.options
+        session.unit = 1.0 if call.in_nats else prepared.unit
+        if session.request.rule is not None:
+            session.request.rule.clear()
+        _run(method, session, n, call, callbacks, clock, progress)
+    if call.warns:
+        warn_of(method.approx)
 
 
 def refine_method(method: Method, n: int, call: Call) -> None:
@@ -196,7 +206,9 @@ def refine_method(method: Method, n: int, call: Call) -> None:
     call.callbacks = method.state.callbacks
     callbacks, _ = split_rule(as_callbacks(call.callbacks), None)
     with held(functools.partial(mark_interrupted, method.approx)):
-        _run(method, method.session, n, call, callbacks, _Clock(call.started))
+        with _drawn(method, call, method.session.options) as progress:
+            _run(method, method.session, n, call, callbacks, _Clock(call.started), progress)
+        warn_of(method.approx)
 
 
 def end_before_steps(method: Method, call: Call, backend: str | None, timings: Timings) -> None:
@@ -252,6 +264,7 @@ def _run(
     call: Call,
     callbacks: Sequence[Callback],
     clock: _Clock,
+    progress: FitProgress | NoProgress,
 ) -> None:
     """Take `n` steps and leave everything that PyMC users read on `method` and its approx."""
     approx, rule, loop = method.approx, session.request.rule, session.prepared.loop
@@ -259,11 +272,12 @@ def _run(
     compiled_before = loop.compile_s
     _begin(method, session, n, call, callbacks, clock)
     trace = _Trace(session.losses, session.steps, n, session.unit)
-    bar = fit_progress(n, call.progressbar and method.takes_steps, call.theme)
-    with _kept(trace) as kept, bar as drawn:
+    before = session.steps
+    progress.begin(before, n, is_bound=rule is not None)
+    with _kept(trace) as kept:
         watching = approx.fit_state.callbacks
-        progress = Shown(drawn, approx, session.steps)
-        session.chunk = _steps(loop, approx, trace, watching, progress, session.chunk)
+        looking = Shown(progress, approx, before)
+        session.chunk = _steps(loop, approx, trace, watching, looking, session.chunk)
     ending = kept.ending
     approx.fit_state.sync()
     # PyMC keeps the loss of a step once its callbacks have returned: not where one of them ends it.
@@ -291,7 +305,7 @@ def _run(
             _name_causes(approx, ending)
     if ending.reason is StopReason.CONVERGED and math.isnan(ending.khat):
         with _kept(trace, ending):
-            ending.khat = khat_at_end(method, session, approx.fit_state)
+            ending.khat, ending.weights_worth = khat_at_end(method, session, approx.fit_state)
     method.state = State(
         trace.done,
         step=functools.partial(_one_step, loop),
@@ -314,13 +328,15 @@ def _run(
         loss="" if trace.losses is None else _loss_name(method, session.unit),
         warnings=tuple(ending.warnings),
         khat=ending.khat,
+        weights_worth=ending.weights_worth,
         method=_called(method, session.options),
+        mean_loss=mean_at_end(trace.losses),
+        rule="" if rule is None else rule.name,
     )
+    progress.finish(approx.report, clock.spent())
     if ending.error is not None:
         ending.error.approx = approx  # type: ignore[attr-defined]
         raise ending.error
-    if call.warns:
-        warn_of(approx)
 
 
 def warn_of(approx: Approximation) -> None:
@@ -328,8 +344,10 @@ def warn_of(approx: Approximation) -> None:
     report: FitReport = approx.report
     for message in report.warnings:
         warn(ConvergenceWarning(message, approx))
-    # Of draws that were corrected it is where they come from that it judges.
-    if report.correction is None and report.khat > GOOD_KHAT:
+    # Of draws that were corrected it is where they come from that it judges; and a tail of weights
+    # that are nearly equal has a shape too.
+    far = report.khat > GOOD_KHAT and not report.weights_worth >= NEARLY_EQUAL
+    if report.correction is None and far:
         warn(
             ApproximationWarning(
                 "The fit has converged, to what is far from the posterior: k-hat of its importance "
@@ -338,6 +356,15 @@ def warn_of(approx: Approximation) -> None:
                 approx,
             )
         )
+
+
+def _drawn(
+    method: Method, call: Call, options: Mapping[str, Any] | None = None
+) -> AbstractContextManager[FitProgress | NoProgress]:
+    """Return what shows the progress of a call, under the name of its method."""
+    name = _called(method, options or call.options)
+    label = f"{name}, {call.label}" if call.label else name
+    return fit_progress(label, call.progressbar, call.theme)
 
 
 def _called(method: Method, options: Mapping[str, Any] | None) -> str:
@@ -419,7 +446,7 @@ def _look_outside(session: Session, approx: Approximation, trace: _Trace, ending
         if outside.any():
             ending.reason, ending.outside = StopReason.STOPPED, True
             ending.evidence += f"; but {outside.mean():.2g} of the losses there are infinite"
-            ending.warnings.append(f"The fit has not converged: {ending.evidence}.")
+            ending.warnings.append(f"The fit has not converged: {ending.evidence}. {_GO_ON}")
     elif ending.reason is StopReason.COMPLETED and rule is not None:
         ending.outside = bool(np.isinf(trace.losses[-_DRAWS:]).any())
 
@@ -430,7 +457,8 @@ def _name_causes(approx: Approximation, ending: Ending) -> None:
     if causes:
         where = f"No density at some of its draws: {', '.join(causes)}."
         ending.evidence = f"{ending.evidence}. {where}"
-        ending.warnings = [f"{warning} {where}" for warning in ending.warnings]
+        bound = "Where that is a bound, write it as the support of a prior, which is transformed."
+        ending.warnings = [f"{warning} {where} {bound}" for warning in ending.warnings]
 
 
 def _conclude(method: Method, ending: Ending) -> None:
@@ -445,7 +473,7 @@ def _conclude(method: Method, ending: Ending) -> None:
         raise
     ending.evidence = "; ".join(filter(None, [ending.evidence, conclusion.evidence]))
     ending.warnings += [conclusion.warning] if conclusion.warning else []
-    ending.khat = conclusion.khat
+    ending.khat, ending.weights_worth = conclusion.khat, conclusion.weights_worth
 
 
 class _Trace:
@@ -505,7 +533,7 @@ def _kept(trace: _Trace, ending: Ending | None = None) -> Iterator[_Kept]:
         end.reason = StopReason.CONVERGED if converged else StopReason.STOPPED
         end.stopped_by, end.evidence = caller and caller.name, str(stop)
         if lost:
-            end.warnings.append(f"The fit ended and has not converged: {stop}.")
+            end.warnings.append(f"The fit ended and has not converged: {stop}. {_GO_ON}")
         logger.info("Stopped by %s at step %d: %s", end.stopped_by, trace.done, stop)
     except KeyboardInterrupt:
         end.reason, end.evidence = StopReason.INTERRUPTED, INTERRUPT
@@ -550,9 +578,7 @@ def _steps(
                 check()
                 for callback in due:
                     trace.call(callback, approx)
-                progress.update(
-                    trace.done - first, trace.losses, callbacks, last=trace.done == trace.end
-                )
+                progress.update(trace.done - first, trace.losses, callbacks)
         for callback in [c for c in callbacks if c.at_pauses]:
             trace.call(callback, approx)
         if seconds < _SECONDS_PER_CALL / 2:

@@ -117,6 +117,12 @@ class Request:
         For :func:`pytensor.function`.
     more : mapping of str
         The other options of :meth:`pymc.variational.opvi.ObjectiveFunction.updates`.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.method import Request
+    >>> Request(backend="numba", obj_n_mc=4).scored
+    True
     """
 
     backend: str | None = "auto"
@@ -169,8 +175,15 @@ class Ending:
         Whether a callback set the parameters to the result.
     warnings : list of str
         What the fit will warn of at its very end.
-    khat : float
-        Of importance weights of the result, NaN where none are known.
+    khat, weights_worth : float
+        Of importance weights of the result, NaN where none are known: the shape of their tail, and
+        the share of the draws that they are worth.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.method import Ending
+    >>> Ending().reason
+    <StopReason.COMPLETED: 'completed'>
     """
 
     reason: StopReason = StopReason.COMPLETED
@@ -181,15 +194,33 @@ class Ending:
     has_result: bool = False
     warnings: list[str] = field(default_factory=list)
     khat: float = math.nan
+    weights_worth: float = math.nan
 
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a method adds to the report at the end: evidence, what to warn of, and k-hat."""
+    """What a method adds to the report at the end: evidence, what to warn of, and k-hat.
+
+    Attributes
+    ----------
+    evidence : str
+        What joins that of the report.
+    warning : str
+        What the fit warns of; empty for nothing.
+    khat, weights_worth : float
+        Of importance weights of the result; NaN where the method knows none.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.method import Conclusion
+    >>> Conclusion("1,000 draws").warning
+    ''
+    """
 
     evidence: str = ""
     warning: str = ""
     khat: float = math.nan
+    weights_worth: float = math.nan
 
 
 class _Timed(ABCMeta):

@@ -105,7 +105,25 @@ def doubtful_totals(model: pm.Model) -> list[str]:
             sentences.append(
                 f"`{variable.name}` has total_size={given}, and its minibatches are drawn from "
                 f"{rows[0]} rows: its likelihood counts {given / rows[0]:.3g} times. total_size "
-                "counts rows, not numbers."
+                f"counts rows, not numbers: give it total_size={rows[0]}."
+            )
+    return sentences
+
+
+def separate_batches(model: pm.Model) -> list[str]:
+    """Return a sentence for each observed variable whose data were drawn by several calls.
+
+    Each call of ``pm.Minibatch`` picks rows of its own, so that what predicts and what is predicted
+    are of different rows: an association that there is in the data is not found.
+    """
+    sentences = []
+    for variable in model.observed_RVs:
+        nodes = _minibatches([variable, model.rvs_to_values[variable]])
+        if len({node.inputs[-1] for node in nodes}) > 1:
+            sentences.append(
+                f"What `{variable.name}` is observed at, and what predicts it, were drawn by "
+                "separate calls of pm.Minibatch, which pick different rows. Draw them in one: "
+                "x, y = pm.Minibatch(x, y, batch_size=...)."
             )
     return sentences
 

@@ -26,7 +26,7 @@ _DRAWS = 2_000
 
 
 def fit_several(
-    method: Method, starts: int, seed: int | None, fit: Callable[[float | None], Approximation]
+    method: Method, starts: int, seed: int | None, fit: Callable[[float | None, str], Approximation]
 ) -> None:
     """Fit from several starts with one compiled program, and keep the fit of the highest ELBO.
 
@@ -40,7 +40,8 @@ def fit_several(
     seed : int, optional
         Of the starts.
     fit : callable
-        Fits `method` from its present parameters; takes when that began, None for the first.
+        Fits `method` from its present parameters; takes when that began, None for the first, and
+        what to call it.
 
     The report's ``starts`` have the ELBO of each with its standard error. After Ctrl-C it says
     INTERRUPTED, and the best is one of those that there are by then.
@@ -66,7 +67,7 @@ def fit_several(
             for family in families_of(approx):
                 family.scatter(rng)
         try:
-            fit(time.perf_counter() if k else None)
+            fit(time.perf_counter() if k else None, f"start {k + 1} of {starts}")
             fits.append((flat_parameters(approx), method.hist, approx.report))
         except FloatingPointError as error:
             logger.warning("Start %d of %d ended with NaN: %s", k + 1, starts, error)

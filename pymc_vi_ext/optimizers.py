@@ -46,6 +46,12 @@ class Optimizer:
     linear : bool
         Whether moves are linear in gradients once it has settled. Where they are not, averages of
         iterates are off by what no smaller rate takes away.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.optimizers import Optimizer
+    >>> Optimizer()(None, [])
+    OrderedDict()
     """
 
     decays: bool = False
@@ -87,6 +93,12 @@ class Together(Optimizer):
     Parameters
     ----------
     *optimizers : Optimizer
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.optimizers import AnnealedAdam, Optimizer, Together
+    >>> Together(Optimizer(), AnnealedAdam()).decays
+    True
     """
 
     def __init__(self, *optimizers: Optimizer):
@@ -120,6 +132,16 @@ class Given(Optimizer):
     Parameters
     ----------
     function : callable
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> from pymc_vi_ext.optimizers import Given
+    >>> from pymc_vi_ext.schedules import cosine
+    >>> Given(pm.adam(learning_rate=0.01)).decays
+    False
+    >>> Given(pm.adam(learning_rate=cosine(0.05, 1_000))).decays
+    True
     """
 
     def __init__(self, function: Callable[..., Any]):

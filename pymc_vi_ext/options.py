@@ -37,7 +37,8 @@ def option(
 
     Parameters
     ----------
-    default
+    default : object
+        The value where none is given.
     description : str
         A sentence: units, and what None means.
     choices : callable, optional
@@ -45,6 +46,22 @@ def option(
         table that others may add to.
     **bounds
         ``ge``, ``gt``, ``le``, ``lt`` or ``multiple_of``, of a number.
+
+    Returns
+    -------
+    dataclasses.Field
+
+    Raises
+    ------
+    TypeError
+        If a bound has another name.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.options import option
+    >>> field = option(5, "Rank.", ge=1)
+    >>> field.default, field.metadata["ge"]
+    (5, 1)
     """
     if unknown := set(bounds) - set(_BOUNDS):
         raise TypeError(f"An option is bounded by {', '.join(_BOUNDS)}, not by {unknown.pop()}.")

@@ -44,6 +44,15 @@ class Probe:
     gate : SharedVariable
         1 in a fit. Gradients that are not those of their loss (path gradients leave the score out)
         are so where what sets them apart is multiplied by 0.
+
+    Examples
+    --------
+    >>> import pytensor
+    >>> from pymc_vi_ext.probe import Probe
+    >>> mu = pytensor.shared(1.5, "mu")
+    >>> probe = Probe([mu])
+    >>> probe.directions[mu].get_value(), probe.gate.get_value()
+    (array(0.), array(1.))
     """
 
     def __init__(self, parameters: Sequence[SharedVariable]):

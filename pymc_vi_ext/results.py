@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pymc.variational.opvi import Approximation
 from xarray import DataTree
 
+from pymc_vi_ext._show import ShortTable, seconds_shown, shown
 from pymc_vi_ext.diagnostics.verdict import Diagnosis, Verdict
 from pymc_vi_ext.draws import add_log_likelihood, add_posterior_predictive, as_datatree, draw
 from pymc_vi_ext.fit_record import attributes_of, variational_group
@@ -19,7 +21,29 @@ from pymc_vi_ext.options import whole_number
 
 
 class StopReason(enum.Enum):
-    """Why a fit ended."""
+    """Why a fit ended.
+
+    Attributes
+    ----------
+    COMPLETED
+        It took all the steps it was given.
+    CONVERGED
+        A rule that looks for convergence found it.
+    STOPPED
+        Another callback raised StopIteration, or a rule that finds that a fit will not converge.
+    INTERRUPTED
+        The user pressed Ctrl-C, at whatever moment of the fit.
+    NOT_FINITE
+        The loss or a parameter became NaN.
+    FAILED
+        A callback raised another exception.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext import StopReason
+    >>> StopReason("converged") is StopReason.CONVERGED
+    True
+    """
 
     COMPLETED = "completed"
     """It took all the steps it was given."""
@@ -54,6 +78,13 @@ class Timings:
         Lowering and compiling it. 0 likewise.
     run_s : float
         Taking the steps, callbacks, progress bar and what follows the last step included.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.results import Timings
+    >>> timings = Timings(construct_s=0.5, graph_s=0.5, compile_s=1.0, run_s=3.0)
+    >>> timings.before_s, timings.total_s
+    (2.0, 5.0)
     """
 
     construct_s: float
@@ -76,6 +107,16 @@ class Timings:
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
         return Timings(*(a + b for a, b in pairs))
 
+    def __str__(self) -> str:
+        parts = {
+            "construction": self.construct_s,
+            "graph": self.graph_s,
+            "compilation": self.compile_s,
+            "steps": self.run_s,
+        }
+        spent = ", ".join(f"{name} {s:.1f}" for name, s in parts.items() if s >= 0.05)
+        return seconds_shown(self.total_s) + f": {spent}" * bool(spent)
+
 
 @dataclass(frozen=True)
 class StartResult:
@@ -88,12 +129,23 @@ class StartResult:
         starts, so that differences are less uncertain than that.
     steps : int
     stop_reason : StopReason
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.results import StartResult, StopReason
+    >>> starts = [StartResult(elbo, 0.01, 1_500, StopReason.CONVERGED) for elbo in (-1.6, -0.2)]
+    >>> max(starts, key=lambda start: start.elbo).elbo
+    -0.2
     """
 
     elbo: float
     elbo_se: float
     steps: int
     stop_reason: StopReason
+
+    def __str__(self) -> str:
+        elbo = f"ELBO {shown(self.elbo)} +- {self.elbo_se:.2g}"
+        return f"{elbo}, {self.stop_reason.value} after {self.steps:,} steps"
 
 
 @dataclass(frozen=True)
@@ -107,6 +159,12 @@ class Rung:
     seconds : float
     found : str
         Evidence of the fit, verdict and numbers of the draws, or what went wrong.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.results import Rung
+    >>> print(Rung("dadvi", 1.25, "converged"))
+    dadvi, 1.2 s: converged
     """
 
     name: str
@@ -119,7 +177,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class FitReport:
-    """How a fit went.
+    """How a fit went; it prints as a short table, and as HTML in notebooks.
 
     Attributes
     ----------
@@ -150,9 +208,12 @@ class FitReport:
     khat : float
         Shape of the tail of the importance weights of some hundred draws of a converged fit, good
         below .7: how near it is to the posterior where it is. Above, the fit warns with
-        :class:`~pymc_vi_ext.ApproximationWarning`. NaN where a step's loss is not that of one draw
-        (that of DADVI is not, but it looks at draws of its own), or 200 would take longer than .2
-        seconds; :func:`pymc_vi_ext.diagnose` tells.
+        :class:`~pymc_vi_ext.ApproximationWarning`, unless the weights are nearly equal. NaN where a
+        step's loss is not that of one draw (that of DADVI is not, but it looks at draws of its
+        own), or 200 would take longer than .2 seconds; :func:`pymc_vi_ext.diagnose` tells.
+    weights_worth : float
+        Share of those draws that the weights are worth, from 0 to 1: nearly equal from .95. NaN as
+        `khat`.
     correction : Diagnosis or None
         Of the draws of :func:`pymc_vi_ext.correct`, once it has been called.
     rungs : tuple of Rung
@@ -160,6 +221,20 @@ class FitReport:
     method : str
         Name by which :func:`~pymc_vi_ext.fit` was given it, or that of the class of an inference
         object.
+    mean_loss : float
+        Mean of the last tenth of the losses, of 1,000 at most, without those that are not finite;
+        NaN where there are none.
+    rule : str
+        Name of the rule that was to find convergence; empty where none was.
+
+    Examples
+    --------
+    >>> import pymc as pm, pymc_vi_ext as vix
+    >>> with pm.Model():
+    ...     x = pm.Normal("x")
+    ...     report = vix.fit(random_seed=1, progressbar=False).report
+    >>> report.converged, report.stopped_by, report.loss
+    (True, 'StagedStop', 'negative ELBO')
     """
 
     stop_reason: StopReason
@@ -173,10 +248,13 @@ class FitReport:
     starts: tuple[StartResult, ...] = ()
     loss: str = ""
     warnings: tuple[str, ...] = ()
-    khat: float = float("nan")
+    khat: float = math.nan
+    weights_worth: float = math.nan
     correction: Diagnosis | None = None
     rungs: tuple[Rung, ...] = ()
     method: str = ""
+    mean_loss: float = math.nan
+    rule: str = ""
 
     @property
     def verdict(self) -> Verdict | None:
@@ -187,6 +265,60 @@ class FitReport:
     def converged(self) -> bool:
         """Whether a rule that looks for convergence ended the fit."""
         return self.stop_reason is StopReason.CONVERGED
+
+    @property
+    def outcome(self) -> str:
+        """How the fit ended, in words such as "did not converge" and "stopped by WallTime"."""
+        if self.rungs and self.verdict is not None:
+            return f"{self.verdict.value} by {self.stopped_by}"
+        if self.stop_reason is StopReason.COMPLETED:
+            if not self.steps:
+                return "computed"
+            return "did not converge" if self.rule else "completed"
+        if self.stop_reason is StopReason.STOPPED:
+            own = self.stopped_by == self.rule
+            return "did not converge" if own else f"stopped by {self.stopped_by}"
+        if self.stop_reason is StopReason.FAILED and self.stopped_by:
+            return f"failed in {self.stopped_by}"
+        return _OUTCOMES[self.stop_reason]
+
+    def _table(self) -> ShortTable:
+        loss = "" if math.isnan(self.mean_loss) else f"{shown(self.mean_loss)} ({self.loss})"
+        rows = [
+            ("steps", f"{self.steps:,}" if self.steps else ""),
+            ("mean loss", loss),
+            ("evidence", self.evidence),
+            ("k-hat", "" if math.isnan(self.khat) else f"{self.khat:.2f}"),
+            *((f"start {k}", str(start)) for k, start in enumerate(self.starts, 1)),
+            *(("ran", str(rung)) for rung in self.rungs),
+            ("correction", self._corrected()),
+            ("backend", self.backend),
+            ("time", str(self.timings)),
+            *(("warning", warning) for warning in self.warnings),
+        ]
+        title = f"{self.method} {self.outcome}".strip()
+        return ShortTable(title, (), [(name, said) for name, said in rows if said])
+
+    def _corrected(self) -> str:
+        """Return what judges the draws of a correction, where the evidence is not that already."""
+        if self.correction is None:
+            return ""
+        said = f"{self.correction.verdict.value}: {self.correction.in_a_line}"
+        return "" if said == self.evidence else said
+
+    def __str__(self) -> str:
+        return self._table().text()
+
+    def _repr_html_(self) -> str:
+        return self._table().html()
+
+
+_OUTCOMES = {
+    StopReason.CONVERGED: "converged",
+    StopReason.INTERRUPTED: "interrupted",
+    StopReason.NOT_FINITE: "ended with NaN",
+    StopReason.FAILED: "failed",
+}
 
 
 def to_datatree(

@@ -63,6 +63,13 @@ class Schedule:
     A schedule counts the steps of one optimizer. PyMC's methods do not know of the counter, and a
     second fit with the same schedule goes on where the first ended, unless :meth:`restart` is
     called.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.schedules import Schedule
+    >>> inverse = Schedule(lambda step, xp: 0.1 / xp.sqrt(1.0 + step), decays=True)
+    >>> float(inverse(0)), float(inverse(99))
+    (0.1, 0.01)
     """
 
     # NumPy's scalars leave arithmetic with a schedule to the schedule.

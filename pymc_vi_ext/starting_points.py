@@ -16,6 +16,7 @@ from pymc_vi_ext.approximations import family_of
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.engine.labels import has_labels
 from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.minibatches import on_all_data
 from pymc_vi_ext.modes import Mode, climb, find_mode, prior_points, unconstrained_points
 from pymc_vi_ext.upstream import layout
 
@@ -150,6 +151,8 @@ def _best_start(model: pm.Model, density: LogDensity) -> np.ndarray:
 def pathfinder_points(model: pm.Model, seed: int | None, draws: int = 1_000) -> np.ndarray:
     """Return draws of pymc-extras' Pathfinder, (draws, d), on the unconstrained space.
 
+    It climbs on all data: each call of a density on minibatches would see others.
+
     Raises
     ------
     ImportError
@@ -164,7 +167,7 @@ def pathfinder_points(model: pm.Model, seed: int | None, draws: int = 1_000) -> 
     # It has no batched form of operations on named axes.
     batched = not any(map(has_labels, model.basic_RVs))
     tree = fit_pathfinder(
-        model=model,
+        model=on_all_data(model),
         num_draws=draws,
         random_seed=seed,
         progressbar=False,

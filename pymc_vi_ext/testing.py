@@ -64,6 +64,12 @@ class MethodCase:
         Of the means, in standard deviations.
     sd_tolerance : float
         Of the standard deviations, relative.
+
+    Examples
+    --------
+    >>> import pymc_vi_ext as vix
+    >>> from pymc_vi_ext.testing import MethodCase, unknown_options_are_refused
+    >>> unknown_options_are_refused(MethodCase(vix.ADVI, "advi"))
     """
 
     method: type[Method]
@@ -103,7 +109,19 @@ class MethodCase:
 
 
 def gaussian_model() -> pm.Model:
-    """Return a model whose posterior is N(MEANS, SDS^2), independent: in every family's reach."""
+    """Return a model whose posterior is N(MEANS, SDS^2), independent: in every family's reach.
+
+    Returns
+    -------
+    pymc.Model
+        Its free variable ``x``, (2,).
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.testing import gaussian_model
+    >>> [v.name for v in gaussian_model().free_RVs]
+    ['x']
+    """
     with pm.Model() as model:
         pm.Normal("x", MEANS, SDS, shape=2)
     return model
@@ -378,6 +396,11 @@ class FamilyCase:
         Its row in the table of families.
     options : mapping of str
         Of its group.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.testing import FamilyCase, parameters_have_names
+    >>> parameters_have_names(FamilyCase("low_rank", {"rank": 1}))
     """
 
     name: str

@@ -278,7 +278,10 @@ class Upstream:
             If it is not there, saying what it was for.
         """
         try:
-            return operator.attrgetter(self.name)(importlib.import_module(self.place))
+            with warnings.catch_warnings():
+                # In notebooks tqdm, behind NumPyro, misses widgets that nothing here needs.
+                warnings.filterwarnings("ignore", "IProgress not found")
+                return operator.attrgetter(self.name)(importlib.import_module(self.place))
         except (ImportError, AttributeError) as error:
             raise ImportError(
                 f"The installed {self.package} has no {self}, which pymc_vi_ext needs for this: "

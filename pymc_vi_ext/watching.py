@@ -113,11 +113,9 @@ class Shown:
         self._bar, self._before = bar, before
         _tell("steps_begin", approx)
 
-    def update(
-        self, done: int, losses: np.ndarray | None, callbacks: Sequence[Callback], *, last: bool
-    ) -> None:
+    def update(self, done: int, losses: np.ndarray | None, callbacks: Sequence[Callback]) -> None:
         """Show that `done` steps are taken."""
-        self._bar.update(done, losses, callbacks, last=last)
+        self._bar.update(done, losses, callbacks)
         if _watchers:
             status = "; ".join(filter(None, (callback.status for callback in callbacks)))
             _tell("look", losses, self._before + done, status)

@@ -30,6 +30,9 @@ class Page:
 
     def __init__(self, socket, width, height):
         self._socket, self._numbers = socket, itertools.count(1)
+        # The addresses that pages have asked for, files of this machine among them.
+        self.requests = []
+        self._call("Network.enable")
         self.size(width, height)
 
     def size(self, width, height):
@@ -76,6 +79,8 @@ class Page:
                 if "error" in message:
                     raise RuntimeError(f"{method}: {message['error']['message']}")
                 return message["result"]
+            if message.get("method") == "Network.requestWillBeSent":
+                self.requests.append(message["params"]["request"]["url"])
 
 
 @contextlib.contextmanager

@@ -1,14 +1,18 @@
 """The pages in docs/api list what the package offers: all of it, and nothing else."""
 
+import ast
+import dataclasses
+import enum
 import inspect
 import re
+import textwrap
 
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from pymc_vi_ext.approximations import FAMILIES
+from pymc_vi_ext.approximations import FAMILIES, FamilyGroup
 from pymc_vi_ext.callbacks import RULES
 from pymc_vi_ext.inference import METHODS, GroupedADVI
 from pymc_vi_ext.objectives import OBJECTIVES
@@ -143,3 +147,135 @@ def test_documented_parameters_are_those_of_the_signature(name):
     documented = inspect.getdoc(method).split("\nParameters\n----------\n")[1].split("\n\n")[0]
     named = re.findall(r"^(\w+) :", documented, re.MULTILINE)
     assert set(named) == set(inspect.signature(method).parameters)
+
+
+# Sections of a docstring: their names, underlined.
+SECTION = re.compile(r"^(\w[\w ]*)\n-{3,}$", re.MULTILINE)
+# What has no example of its own, and where there is one.
+WITHOUT_EXAMPLE = {
+    **dict.fromkeys(
+        [
+            "callbacks.Rule",
+            "approximations.Family",
+            "approximations.FamilyGroup",
+            "inference.Method",
+            "inference.LoopMethod",
+            "inference.EngineMethod",
+            "inference.FamilyMethod",
+            "tracking.RunTracker",
+        ],
+        "a contract: CONTRIBUTING.md has a whole file that fulfils it",
+    ),
+    **dict.fromkeys(
+        ["engine.Loop", "engine.Program"], "a protocol: StepProgram and make_loop show it"
+    ),
+    **dict.fromkeys(
+        ["engine.GrowingLoop", "method.Prepared"], "made by fits alone, of what they compile"
+    ),
+    **dict.fromkeys(
+        [f"zoo.posteriordb.{name}" for name in ("build", "data", "moments", "reference")],
+        "reads a clone of posteriordb, which is no part of the package",
+    ),
+    **dict.fromkeys(
+        ["testing.check_family", "testing.check_method"],
+        "takes seconds: the docstring of its module has one",
+    ),
+    **dict.fromkeys(
+        ["tracking.rebuild_comparison", "tracking.report_progress"],
+        "of an execution that the command line has begun: `pymc-vi report` shows it",
+    ),
+}
+OBJECTS = [
+    name for name in LISTED if inspect.isclass(imported(name)) or inspect.isroutine(imported(name))
+]
+
+
+def sections(value):
+    """Return the sections of a docstring by their names."""
+    doc = vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
+    _, *parts = SECTION.split(inspect.cleandoc(doc or ""))
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def entries(section):
+    """Return the names that a section of parameters describes, in their order."""
+    heads = re.findall(r"^(\S.*?)(?: :.*)?$", section, re.MULTILINE)
+    return [name for head in heads for name in head.split(", ")]
+
+
+def arguments(value):
+    """Return the names of what a docstring has to describe; None where there are none to give."""
+    if inspect.isclass(value) and issubclass(value, enum.Enum):
+        return [member.name for member in value]
+    if inspect.isclass(value) and issubclass(value, FamilyGroup):
+        return list(value.Options.names())
+    # Nobody constructs a contract.
+    if inspect.isabstract(value) or getattr(value, "_is_protocol", False):
+        return None
+    try:
+        signature = inspect.signature(value)
+    except ValueError:  # an exception of one message
+        return None
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    return [stars.get(p.kind, "") + p.name for p in signature.parameters.values()]
+
+
+def raised(value):
+    """Return the names of the errors that a function's own body raises, or a constructor's."""
+    if getattr(value, "_is_protocol", False):
+        return set()
+    bodies = [value]
+    if inspect.isclass(value):
+        own = ("__init__", "__post_init__")
+        # That of a dataclass has no source.
+        bodies = [vars(value)[name] for name in own if name in vars(value)]
+        bodies = [body for body in bodies if body.__code__.co_filename.endswith(".py")]
+    names = set()
+    for body in bodies:
+        nodes = [ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(body)))).body[0]]
+        while nodes:
+            node = nodes.pop()
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                names.add(ast.unparse(node.exc.func))
+            inner = (ast.FunctionDef, ast.Lambda, ast.ClassDef)
+            nodes += [n for n in ast.iter_child_nodes(node) if not isinstance(n, inner)]
+    # Ctrl-C is no error of a call.
+    return names - {"KeyboardInterrupt"}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_docstrings_describe_each_parameter(name):
+    value = imported(name)
+    if (expected := arguments(value)) is None:
+        return
+    found = sections(value)
+    if inspect.isclass(value) and "Parameters" not in found:
+        # Fields that a reader reads are attributes.
+        attributes = entries(found.get("Attributes", ""))
+        assert not expected or dataclasses.is_dataclass(value) or attributes
+        assert attributes[: len(expected)] == expected
+    else:
+        assert entries(found.get("Parameters", "")) == expected
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_docstrings_say_what_is_returned(name):
+    value = imported(name)
+    if inspect.isclass(value):
+        return
+    returns = inspect.signature(value).return_annotation not in (None, "None")
+    assert returns == bool(sections(value).keys() & {"Returns", "Yields"})
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_docstrings_say_what_is_raised(name):
+    value = imported(name)
+    section = sections(value).get("Raises", "")
+    documented = {part.rpartition(".")[2] for part in entries(section)}
+    assert not raised(value) - documented
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_docstrings_have_an_example(name):
+    has_one = ">>> " in sections(imported(name)).get("Examples", "")
+    assert has_one != (name.removeprefix("pymc_vi_ext.") in WITHOUT_EXAMPLE)

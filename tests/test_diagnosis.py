@@ -129,6 +129,6 @@ def test_it_prints():
     first, *rest = str(found).splitlines()
     assert first == "FAIL"
     assert any("R-hat" in line and "< 1.01" in line and "Draw longer" in line for line in rest)
-    assert "<td>R-hat</td>" in found._repr_html_()
+    assert ">R-hat</td>" in found._repr_html_()
     with pytest.raises(KeyError, match="No check 'khat'"):
         found["khat"]

@@ -248,22 +248,6 @@ def test_start_and_start_sigma(conjugate):
     assert approx.std.eval()[0] == pytest.approx(0.2)
 
 
-def test_progress_bar_shows_loss_and_speed(conjugate, capsys):
-    vix.fit(200, convergence=None, model=conjugate, backend="jax")
-    shown = capsys.readouterr().out
-    assert "200/200" in shown
-    assert "steps/s" in shown
-    assert "loss" in shown
-
-
-def test_progress_bar_shows_what_rules_measure(conjugate, capsys):
-    check = vix.callbacks.CheckParametersConvergence(every=50, tolerance=1e-9)
-    vix.fit(600, model=conjugate, callbacks=[check], convergence=None, backend="jax")
-    shown = capsys.readouterr().out
-    assert check.status.startswith("change ")
-    assert check.status in " ".join(shown.split())
-
-
 def test_a_callback_that_sets_the_parameters_has_said_the_result(conjugate):
     """Neither the engine's state nor the optimizer's average takes their place."""
 

@@ -47,6 +47,29 @@ def test_what_is_near_or_was_corrected_does_not(options):
     assert fitted(model, **options).report.converged
 
 
+@pytest.mark.filterwarnings("error::pymc_vi_ext.ApproximationWarning")
+def test_a_tail_of_nearly_equal_weights_is_no_alarm():
+    """The best Gaussian of Student's t with 30 degrees of freedom has its sd to 1 %."""
+    with pm.Model() as model:
+        pm.StudentT("x", nu=np.float64(30), shape=2)
+    approx = fitted(model)
+    assert approx.report.khat > 0.7
+    assert approx.report.weights_worth > 0.95
+    np.testing.assert_allclose(approx.std.eval(), np.sqrt(30 / 28), rtol=0.03)
+    found = vix.diagnose(approx, random_seed=1)
+    assert found.verdict is found["k-hat"].verdict is vix.Verdict.WARN
+    assert "nearly equal" in found["k-hat"].advice
+
+
+def test_a_heavy_tail_of_unequal_weights_is():
+    with pm.Model() as model:
+        pm.StudentT("x", nu=np.float64(3), shape=2)
+    with pytest.warns(vix.ApproximationWarning):
+        approx = fitted(model)
+    assert approx.report.weights_worth < 0.95
+    assert vix.diagnose(approx, random_seed=1).verdict is vix.Verdict.FAIL
+
+
 def test_dadvi_knows_it_of_other_draws():
     # Exact of a Gaussian: all weights are equal, and the tail has no length.
     assert fitted(correlated(0.8), method="dadvi").report.khat == -np.inf
@@ -90,5 +113,5 @@ def test_the_fit_is_left_as_it_was(monkeypatch):
         return inference.hist
 
     looked = losses()
-    monkeypatch.setattr(loop, "khat_at_end", lambda *_: math.nan)
+    monkeypatch.setattr(loop, "khat_at_end", lambda *_: (math.nan, math.nan))
     np.testing.assert_array_equal(losses(), looked)

@@ -13,6 +13,7 @@ from pymc_vi_ext.minibatches import (
     has_minibatches,
     minibatch_scale,
     on_all_data,
+    separate_batches,
     size_of_data,
 )
 
@@ -152,6 +153,30 @@ def test_totals_that_are_forgotten_or_count_numbers_warn(total, sentence):
     with pytest.warns(UserWarning, match=sentence):
         vix.fit(5, model=model, convergence=None, **QUIET)
     assert not doubtful_totals(table())
+
+
+def test_batches_drawn_apart_are_doubted():
+    with pm.Model() as model:
+        slope = pm.Normal("slope")
+        x, y = (pm.Minibatch(data, batch_size=BATCH) for data in (X[:, 0], Y))
+        pm.Normal("y", slope * x, 1.0, observed=y, total_size=ROWS)
+    [sentence] = separate_batches(model)
+    assert "`y`" in sentence
+    with pytest.warns(UserWarning, match="Draw them in one"):
+        vix.fit(1, model=model, convergence=None, **QUIET)
+    assert not separate_batches(regression())
+    assert not separate_batches(table())
+
+
+def test_pathfinder_climbs_on_all_data():
+    """Half an sd and a factor of 1.5: a thousand draws, by their importance weights resampled."""
+    pytest.importorskip("pymc_extras")
+    approx = vix.fit(method="pathfinder", model=regression(), **QUIET)
+    draws = vix.to_datatree(approx, 1_000, random_seed=2).posterior["weights"].values[0]
+    mean, cov = exact()
+    sds = np.sqrt(np.diag(cov))
+    np.testing.assert_array_less(np.abs(draws.mean(axis=0) - mean) / sds, 0.5)
+    np.testing.assert_array_less(np.abs(np.log(draws.std(axis=0) / sds)), np.log(1.5))
 
 
 def test_a_second_fit_begins_on_minibatches_again_and_is_the_same():

@@ -1,11 +1,16 @@
 """Formulas as MathML, which browsers lay out by themselves: neither a script nor a network.
 
-A formula that cannot be converted is a warning, and its page shows the TeX.
+A formula that cannot be converted is a warning, and its page shows the TeX. Few machines have a
+font with the shapes that formulas need: STIX Two Math (SIL Open Font License) goes with the pages.
 """
 
 from __future__ import annotations
 
+import shutil
+
 from html import escape
+from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -39,7 +44,15 @@ def _block(self: HTML5Translator, node: nodes.Element) -> None:
     raise nodes.SkipNode
 
 
+def _bring_font(app: Sphinx, error: Exception | None) -> None:
+    """Copy the font that ``_static/pages.css`` names."""
+    if error is None and app.builder.format == "html":
+        with as_file(files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf") as font:
+            shutil.copy(font, Path(app.outdir, "_static"))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Offer ``html_math_renderer = "mathml"``."""
+    """Offer ``html_math_renderer = "mathml"``, and bring its font."""
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
+    app.connect("build-finished", _bring_font)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

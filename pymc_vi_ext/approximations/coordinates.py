@@ -33,6 +33,16 @@ class Coordinates:
     parameters : list of SharedVariable
     locations : tuple of SharedVariable
         Those whose travel widens the steps; see `moved`.
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> from pymc_vi_ext.approximations import Coordinates
+    >>> with pm.Model():
+    ...     x = pm.Normal("x", shape=3)
+    ...     coordinates = Coordinates(pm.Group([x], vfam="mean_field"))
+    >>> coordinates.shapes
+    [(3,), (3,)]
     """
 
     locations: tuple[SharedVariable, ...] = ()

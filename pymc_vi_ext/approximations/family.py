@@ -30,6 +30,16 @@ class Strata(NamedTuple):
     weights : tensor of shape (K,)
     component : tensor of shape (draws,)
         Component of each draw; a node of the draws' graph, which an objective replaces.
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> from pymc_vi_ext.approximations import family_of
+    >>> with pm.Model():
+    ...     x = pm.Normal("x")
+    ...     family = family_of(pm.Group([x], vfam="mixture", K=3))
+    >>> family.strata().K
+    3
     """
 
     K: int

@@ -142,6 +142,16 @@ class OneGroup(SingleGroupApproximation):
     ----------
     group : pymc.Group
         Of all free variables of its model.
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> from pymc_vi_ext.approximations import OneGroup
+    >>> with pm.Model() as model:
+    ...     x = pm.Normal("x", shape=3)
+    ...     approx = OneGroup(pm.Group([x], vfam="low_rank", rank=1))
+    >>> approx.ddim, approx.mean.ndim  # of the group
+    (3, 1)
     """
 
     def __init__(self, group: Group):

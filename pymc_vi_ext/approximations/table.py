@@ -73,5 +73,25 @@ def family_of(group: Group) -> Family:
 
 
 def families_of(approx: Approximation) -> list[Family]:
-    """Return the families of an approximation's groups."""
+    """Return the families of an approximation's groups.
+
+    Parameters
+    ----------
+    approx : Approximation
+
+    Returns
+    -------
+    list of Family
+        One for each group, in their order.
+
+    Examples
+    --------
+    >>> import pymc as pm, pymc_vi_ext as vix
+    >>> from pymc_vi_ext.approximations import families_of
+    >>> with pm.Model():
+    ...     x = pm.Normal("x", shape=3)
+    ...     advi = vix.FullRankADVI(random_seed=1)
+    >>> [family.name for family in families_of(advi.approx)]
+    ['full_rank']
+    """
     return [family_of(group) for group in approx.groups]

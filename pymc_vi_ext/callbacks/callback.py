@@ -24,6 +24,13 @@ class Unsettled(StopIteration):
     reason : str
     outside : bool
         Whether it is that some of the result's mass has an infinite loss.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.callbacks.callback import Unsettled
+    >>> reason = Unsettled("half of the mass has no density", outside=True)
+    >>> str(reason), reason.outside
+    ('half of the mass has no density', True)
     """
 
     def __init__(self, reason: str, outside: bool = False):
@@ -76,6 +83,18 @@ class Callback(callbacks.Callback):
     ------
     ValueError
         If `every` is not a whole number from 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymc_vi_ext.callbacks import Callback
+    >>> class Announce(Callback):
+    ...     def _work(self, approx, losses, i, steps):
+    ...         print(f"step {i}: {losses[-1]} nats")
+    >>> announce = Announce(every=2)
+    >>> announce(None, np.array([3.0]), 1)
+    >>> announce(None, np.array([3.0, 2.5]), 2)
+    step 2: 2.5 nats
     """
 
     # Names of what `_begin` sets, without their underscore: all that a restart needs.
@@ -207,6 +226,11 @@ class Rule(Callback):
 
     It raises StopIteration where it finds that, and may have set the variational parameters to the
     result before. All that a rule may say besides has a default here.
+
+    Parameters
+    ----------
+    every : int
+        Steps between two judgements, at least 1.
 
     Attributes
     ----------

@@ -37,7 +37,20 @@ _FLOATS = ("float32", "float64")
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, or that of another fit."""
+    """A file that is no checkpoint, or that of another fit.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import pymc_vi_ext as vix
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "fit.npz")
+    >>> _ = path.write_text("no checkpoint")
+    >>> try:
+    ...     vix.resume(path)
+    ... except vix.callbacks.CheckpointError as error:
+    ...     print(type(error).__name__)
+    CheckpointError
+    """
 
 
 class Checkpoint(Callback):
@@ -118,7 +131,8 @@ class Checkpoint(Callback):
             if not self._warned:
                 warn(
                     f"The checkpoint {self.path} could not be written at step {i} ({error}); the "
-                    "fit goes on without."
+                    "fit goes on without, and tries again. Make room there, or name a path "
+                    "elsewhere."
                 )
             self._warned = True
         now = time.monotonic()

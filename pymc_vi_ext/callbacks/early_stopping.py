@@ -46,9 +46,11 @@ class EarlyStopping(Callback):
 
     Raises
     ------
+    UnknownNameError
+        A ValueError: if there is no such value to monitor, or `mode`, naming the known ones.
     ValueError
-        If there is no such value to monitor (naming the known ones), options contradict each
-        other or make no sense, or the tracker has not recorded anything at the first look.
+        If options contradict each other or make no sense, or the tracker has not recorded anything
+        at the first look.
     TypeError
         If `monitor` cannot be called in either way; at the first look, if the loss is monitored
         and the fit records none, or a monitored value is not a number.

@@ -44,8 +44,10 @@ class NonFinite(Callback):
 
     Raises
     ------
+    UnknownNameError
+        A ValueError: if `policy` is unknown.
     ValueError
-        If `retries` or `every` is not a whole number from 1, or `policy` is unknown.
+        If `retries` or `every` is not a whole number from 1.
 
     Examples
     --------

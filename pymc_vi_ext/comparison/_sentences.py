@@ -15,7 +15,20 @@ _repr = reprlib.Repr(
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; one sentence per problem, with its place in the YAML."""
+    r"""A configuration that cannot be used; one sentence per problem, with its place in the YAML.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from pymc_vi_ext.comparison import ConfigError, load_config
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "demo.yaml")
+    >>> _ = path.write_text("{name: demo, model: gamma, methods: [{name: advi, n: -1}]}")
+    >>> try:
+    ...     load_config(path)
+    ... except ConfigError as error:
+    ...     print(str(error).partition("demo.yaml")[2])
+    : methods[0].n: needs ...
+    """
 
 
 def shown(value: Any) -> str:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from pymc_vi_ext._show import ShortTable
 from pymc_vi_ext.comparison.metrics import METRICS
 from pymc_vi_ext.comparison.noise import COMPARED, NOISE_FLOOR, SEED
 from pymc_vi_ext.comparison.references import Posterior
+from pymc_vi_ext.comparison.shown import short_table
 from pymc_vi_ext.comparison.types import MethodResult, Status
 from pymc_vi_ext.diagnostics import Verdict
 
@@ -27,6 +29,8 @@ _ERROR = "compare/mean_error_sd_max"
 @dataclass(frozen=True)
 class Comparison:
     """Results of several methods on one model, scored against a reference.
+
+    It prints as the table that ``pymc-vi compare`` shows, and as HTML in notebooks.
 
     Attributes
     ----------
@@ -43,12 +47,31 @@ class Comparison:
         reference has not converged.
     reference_name : str
         What figures call it; empty if there is none.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.comparison import make_spec, not_run, summarise
+    >>> comparison = summarise([not_run(make_spec("advi"), seed) for seed in (1, 2)], None)
+    >>> comparison.table["status"].tolist()
+    ['NOT_RUN', 'NOT_RUN']
     """
 
     results: tuple[MethodResult, ...]
     table: pd.DataFrame
     reference: Posterior | None
     reference_name: str
+
+    def _shown(self) -> ShortTable:
+        labels = list(dict.fromkeys(result.label for result in self.results))
+        against = f", errors against {self.reference_name}" if self.reference_name else ""
+        title = f"{len(labels)} method{'s' * (len(labels) != 1)}{against or ', no reference'}"
+        return short_table(title, self.table.reset_index().to_dict(orient="records"))
+
+    def __str__(self) -> str:
+        return self._shown().text()
+
+    def _repr_html_(self) -> str:
+        return self._shown().html()
 
     def plot_kde(self, var_names: Sequence[str] | None = None) -> Figure:
         """Overlay the marginal densities of all methods, a panel per element.

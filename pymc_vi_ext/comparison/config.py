@@ -122,6 +122,44 @@ class ComparisonConfig(Strict):
     """A comparison: a model, the methods that run on it, and the reference.
 
     :func:`config_type` gives the class whose methods have all their keys checked.
+
+    Parameters
+    ----------
+    name : str
+        Of the comparison, and of its experiment in MLflow.
+    model : str
+        Of the zoo, ``package.module:factory`` or ``file.py:factory``.
+    parameters : dict
+        Passed to the model's factory.
+    data : dict
+        Where data for parameters of the factory are read from, by their names.
+    methods : list
+        Of each the ``name``, its options, and perhaps a ``label`` and ``max_seconds``.
+    reference : str or None
+        Label of a method, ``exact``, or a netCDF file.
+    must_converge : list of str
+        Labels of methods that count as failed where they have not converged.
+    seeds : list of int, or root and number
+    draws : int
+        Of an approximation, and of each chain.
+    max_seconds : float or None
+        Seconds after which the process of a run is ended.
+    schedule : Schedule or None
+        When ``serve`` runs it.
+    webhook : str or None
+        Environment variable that holds an address.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        If a value cannot be used; :func:`load_config` makes sentences of that.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.comparison.config import config_type
+    >>> config = config_type()(name="demo", model="gamma", methods=[{"name": "advi", "n": 500}])
+    >>> config.specs()
+    [MethodSpec(name='advi', options={'n': 500}, label='advi')]
     """
 
     name: _Name = Field(min_length=1, description="Name of the comparison, its MLflow experiment.")

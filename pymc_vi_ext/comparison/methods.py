@@ -72,7 +72,19 @@ class AutoOptions(Options):
 
 
 def runnable_names() -> tuple[str, ...]:
-    """Return the names of all that a comparison can run."""
+    """Return the names of all that a comparison can run.
+
+    Returns
+    -------
+    tuple of str
+        Samplers, ``"auto"``, the methods of :func:`pymc_vi_ext.fit`, those of other libraries.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.comparison import runnable_names
+    >>> {"nuts", "auto", "advi", "numpyro_svi"} <= set(runnable_names())
+    True
+    """
     return (*SAMPLERS, "auto", *_methods(), *PEERS)
 
 
@@ -136,6 +148,18 @@ class MethodSpec:
         Options that differ from the defaults.
     label : str
         Name of its row in tables and figures; the method's name if empty.
+
+    Raises
+    ------
+    ValueError
+        If the method or an option is unknown; the message lists the known ones.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.comparison import MethodSpec
+    >>> spec = MethodSpec("svgd", {"n_particles": 200})
+    >>> spec.label, spec.all_options["n_particles"], spec.all_options["kernel"]
+    ('svgd', 200, 'rbf')
     """
 
     name: str

@@ -40,6 +40,13 @@ class Scored:
     result : MethodResult
     reference : xarray.DataTree, xarray.Dataset or None
         The draws, or moments, that distances are measured to.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.comparison import Scored, make_spec, not_run
+    >>> scored = Scored(not_run(make_spec("advi"), 1), reference=None)
+    >>> scored.draws, scored.elbo, scored.distances
+    (None, None, None)
     """
 
     result: MethodResult

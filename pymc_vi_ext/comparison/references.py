@@ -22,7 +22,18 @@ Given = str | Posterior | Mapping[str, Mapping[str, Any]]
 
 
 class ReferenceWarning(UserWarning):
-    """What was to be the reference is missing or has not converged: nothing is measured to it."""
+    """What was to be the reference is missing or has not converged: nothing is measured to it.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from pymc_vi_ext.comparison import ReferenceWarning, make_spec, not_run, summarise
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     comparison = summarise([not_run(make_spec("nuts"), 1)], "nuts")
+    >>> [warning.category is ReferenceWarning for warning in caught]
+    [True]
+    """
 
 
 @dataclass(frozen=True)

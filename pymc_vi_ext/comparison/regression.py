@@ -79,6 +79,12 @@ class Regression:
         Means over seeds of metrics, medians of seconds, the worst of the others.
     limit : str
         What it might have been.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.comparison import Regression
+    >>> print(Regression("advi", "status", "FINISHED", "FAILED", "FINISHED"))
+    advi: status FAILED, was FINISHED (FINISHED)
     """
 
     method: str

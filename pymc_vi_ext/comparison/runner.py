@@ -158,6 +158,16 @@ def run_method(
     Returns
     -------
     MethodResult
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> from pymc_vi_ext.comparison import run_method
+    >>> with pm.Model() as model:
+    ...     x = pm.Normal("x")
+    >>> result = run_method(model, "laplace", seed=1, draws=100)
+    >>> result.status, dict(result.datatree["posterior"].sizes)
+    (<Status.FINISHED: 'FINISHED'>, {'chain': 1, 'draw': 100})
     """
     spec = make_spec(spec)
     found: dict[str, Any] = {"status": Status.INTERRUPTED}
@@ -178,7 +188,24 @@ def run_method(
 
 
 def not_run(spec: MethodSpec, seed: int) -> MethodResult:
-    """Return the result of a run that Ctrl-C came before."""
+    """Return the result of a run that Ctrl-C came before.
+
+    Parameters
+    ----------
+    spec : MethodSpec
+    seed : int
+
+    Returns
+    -------
+    MethodResult
+        Without draws, its status NOT_RUN.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.comparison import make_spec, not_run
+    >>> not_run(make_spec("advi"), 1).status
+    <Status.NOT_RUN: 'NOT_RUN'>
+    """
     return without_draws(spec, seed, Status.NOT_RUN, f"not run, {INTERRUPT} before it")
 
 
@@ -249,6 +276,13 @@ def summarise(results: Sequence[MethodResult], reference: Given | None) -> Compa
     -----
     ReferenceWarning
         As for :func:`compare`.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.comparison import make_spec, not_run, summarise
+    >>> comparison = summarise([not_run(make_spec("advi"), 1)], reference=None)
+    >>> comparison.table.index.tolist()
+    [('advi', 1)]
     """
     import pandas as pd
 
@@ -256,7 +290,8 @@ def summarise(results: Sequence[MethodResult], reference: Given | None) -> Compa
     if found.problem:
         warn(
             f"{found.label!r} has not converged ({found.problem}), so it is no reference and no "
-            "distances are measured.",
+            "distances are measured. Let it draw for longer, or give draws or moments that are "
+            "right as `reference`.",
             ReferenceWarning,
         )
     posterior = None if found.problem else found.posterior

@@ -13,7 +13,23 @@ import xarray as xr
 
 
 class Status(enum.Enum):
-    """How a run ended."""
+    """How a run ended.
+
+    Attributes
+    ----------
+    FINISHED
+    FAILED
+    INTERRUPTED
+        By Ctrl-C; what it had got by then is the result.
+    NOT_RUN
+        Ctrl-C had come before.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.comparison import Status
+    >>> Status("FINISHED")
+    <Status.FINISHED: 'FINISHED'>
+    """
 
     FINISHED = "FINISHED"
     FAILED = "FAILED"
@@ -64,6 +80,13 @@ class MethodResult:
         When it began, in seconds since 1970; NaN of a run that did not.
     seconds : float
         Wall-clock seconds of all of it; NaN likewise.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.comparison import MethodResult, Status
+    >>> result = MethodResult("advi", "advi", 1, Status.FAILED, reason="ValueError: no.")
+    >>> result.datatree is None, result.steps
+    (True, 0)
     """
 
     label: str

@@ -80,7 +80,7 @@ def look_elsewhere(
     until : float
         ``time.perf_counter()`` at which scouts give up.
     """
-    chains.progress.say("Scouts look for mass elsewhere")
+    chains.progress.say("scouts look for mass elsewhere")
     mean, sd = draws.mean(axis=0), draws.std(axis=0)
     some = draws[rng.integers(len(draws), size=chains.chains)]
     chains.begin(some)

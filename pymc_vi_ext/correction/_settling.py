@@ -151,7 +151,7 @@ def settle(
     kept: Path | None = None
     transitions, length, repeats, more = 0, _FIRST, 0, _MOST_MORE
     worth_before = 0.0
-    chains.progress.say("Chains begin")
+    chains.progress.say("chains begin")
     while True:
         if kept is None:
             adapting = chains.run(length // 2, rng, until, regions=regions)
@@ -174,7 +174,7 @@ def settle(
         rhat, ess = _rhat(path, superchain), float(now.ess.min())
         found = Settled(path, superchain, rhat, moved, spread, ess, np.inf, transitions, regions)
         chains.progress.say(
-            f"Chains, {transitions:,} transitions: nested R-hat {rhat:.3f}, "
+            f"chains, {transitions:,} transitions: nested R-hat {rhat:.3f}, "
             f"{ess:,.0f} effective draws"
         )
         last = late or 2 * length > longest

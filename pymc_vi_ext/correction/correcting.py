@@ -174,12 +174,12 @@ def correct(
     count = _CHAINS if chains == "auto" else _checked(chains)
     max_seconds = np.inf if max_seconds is None else positive("max_seconds", max_seconds)
     rng = np.random.default_rng(random_seed)
-    with chain_progress(progressbar) as progress:
+    with chain_progress("posterior", progressbar) as progress:
         tree = _corrected(approx, draws, count, started, max_seconds, rng, backend, progress)
         tree.attrs["seconds"] = time.perf_counter() - started
         found = diagnose(tree)
         tree.attrs["verdict"] = found.verdict.value
-        progress.say(f"{found.verdict.value}: {tree.attrs['correction']}")
+        progress.finish(f"{found.verdict.value} by {tree.attrs['correction']}")
     report: FitReport | None = vars(approx).get("report")
     if report is not None:
         approx.report = replace(report, correction=found)
@@ -199,9 +199,9 @@ def _corrected(
     """Return draws of the posterior, with all attributes but seconds and verdict."""
     until, of_chains = started + max_seconds, started + _OF_CHAINS * max_seconds
     model = on_all_data(approx.model)
-    progress.say("Compiling chains")
+    progress.say("compiling chains")
     moving = ManyChains(LogDensity(model), count, backend, progress)
-    progress.say("Weights of the approximation's draws")
+    progress.say("weights of the approximation's draws")
     looked = max(FEWEST_DRAWS, affordable_draws(approx, _DRAWS))
     drawn = draw(approx, looked, int(rng.integers(2**31)), moving.log_density)
     # A flat density is finite where a draw is no number.

@@ -28,6 +28,14 @@ def is_sampled(dt: xr.DataTree) -> bool:
     Returns
     -------
     bool
+
+    Examples
+    --------
+    >>> import numpy as np, arviz as az
+    >>> from pymc_vi_ext.diagnostics import is_sampled
+    >>> draws = np.random.default_rng(1).normal(size=(4, 100))
+    >>> [is_sampled(az.from_dict({"posterior": {"x": x}})) for x in (draws, draws[:1])]
+    [True, False]
     """
     stats = dt.children.get("sample_stats")
     transitions = stats is not None and bool({str(v) for v in stats.data_vars} - _OF_A_DRAW)
@@ -48,6 +56,23 @@ def rhat_max(dt: xr.DataTree) -> float:
     float
         NaN for a single chain, and where no element has an R-hat: with fewer than four draws of
         a chain, draws that are NaN, or only constants.
+
+    References
+    ----------
+    Vehtari, A. et al. (2021). Rank-normalization, folding, and localization: an improved R-hat.
+    Bayesian Analysis 16(2). https://doi.org/10.1214/20-BA1221
+
+    Margossian, C. et al. (2024). Nested R-hat: assessing the convergence of Markov chain Monte
+    Carlo when running many short chains. https://arxiv.org/abs/2110.13017
+
+    Examples
+    --------
+    >>> import numpy as np, arviz as az
+    >>> from pymc_vi_ext.diagnostics import rhat_max
+    >>> draws = np.random.default_rng(1).normal(size=(4, 100))
+    >>> apart = draws + [[0.0], [0.0], [0.0], [3.0]]
+    >>> [rhat_max(az.from_dict({"posterior": {"x": x}})) > 1.05 for x in (draws, apart)]
+    [False, True]
     """
     import arviz_stats
 
@@ -71,6 +96,19 @@ def ess_min(dt: xr.DataTree) -> float:
     -------
     float
         NaN where no element has one: with fewer than four draws of a chain, or draws that are NaN.
+
+    References
+    ----------
+    Vehtari, A. et al. (2021). Rank-normalization, folding, and localization: an improved R-hat.
+    Bayesian Analysis 16(2). https://doi.org/10.1214/20-BA1221
+
+    Examples
+    --------
+    >>> import numpy as np, arviz as az
+    >>> from pymc_vi_ext.diagnostics import ess_min
+    >>> draws = np.random.default_rng(1).normal(size=(4, 100))
+    >>> 200 < ess_min(az.from_dict({"posterior": {"x": draws}})) < 800
+    True
     """
     import arviz_stats
 
@@ -78,7 +116,25 @@ def ess_min(dt: xr.DataTree) -> float:
 
 
 def divergences(dt: xr.DataTree) -> int:
-    """Return the number of divergent transitions after tuning; 0 if not recorded."""
+    """Return the number of divergent transitions after tuning; 0 if not recorded.
+
+    Parameters
+    ----------
+    dt : xarray.DataTree
+        With ``diverging`` in ``/sample_stats``, where a sampler has recorded it.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> from pymc_vi_ext.diagnostics import divergences
+    >>> diverging = xr.DataArray(np.array([[False, True, True]]), dims=("chain", "draw"))
+    >>> divergences(xr.DataTree.from_dict({"sample_stats": xr.Dataset({"diverging": diverging})}))
+    2
+    """
     stats = dt.children.get("sample_stats")
     return int(stats["diverging"].sum()) if stats is not None and "diverging" in stats else 0
 

@@ -53,6 +53,16 @@ class Distances:
     ----------
     .. [1] Bonneel, N., Rabin, J., Peyré, G. and Pfister, H. (2015). Sliced and Radon Wasserstein
        barycenters of measures. Journal of Mathematical Imaging and Vision 51, 22-45.
+
+    Examples
+    --------
+    >>> import numpy as np, arviz as az
+    >>> from pymc_vi_ext.diagnostics import distances
+    >>> x = np.random.default_rng(1).normal(size=(1, 1_000))
+    >>> here, there = (az.from_dict({"posterior": {"x": draws}}) for draws in (x + 0.5, x))
+    >>> found = distances(here, there)
+    >>> round(found.mean_error_sd_max, 1), round(found.sd_ratio_worst, 6)
+    (0.5, 1.0)
     """
 
     mean_error: xr.Dataset

@@ -23,6 +23,12 @@ class ElboEstimate:
         finite.
     draws : int
         Number of draws.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.diagnostics import ElboEstimate
+    >>> ElboEstimate(elbo=-12.5, se=0.1, draws=1_000).elbo
+    -12.5
     """
 
     elbo: float

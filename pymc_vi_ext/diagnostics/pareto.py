@@ -13,6 +13,9 @@ from pymc_vi_ext.diagnostics._weights import log_weights
 TRUSTED_KHAT = 0.5
 # Above this means and standard deviations may be far off.
 GOOD_KHAT = 0.7
+# Share of the draws that weights are worth, from which a heavy tail is one of nearly equal weights:
+# by Cauchy and Schwarz these move no mean by more than sqrt(1 / .95 - 1) = .23 standard deviations.
+NEARLY_EQUAL = 0.95
 # Log weights nearer than this, which is above what rounding makes of equal ones, are equal.
 _EQUAL = 1e-9
 # Log of the ratio of two weights beside the larger of which the smaller is 0 to a float.
@@ -128,6 +131,18 @@ def khat_of(log_ratios: np.ndarray) -> float:
         return smoothed_weights(log_ratios)[1]
     except ValueError:
         return float("nan")
+
+
+def worth(log_ratios: np.ndarray) -> float:
+    """Return the share of the draws that their importance weights are worth, from 0 to 1.
+
+    Kish's effective number over the number, of the weights as they are; NaN where there are none.
+    """
+    largest = np.max(log_ratios, initial=-np.inf)
+    if not np.isfinite(largest):
+        return float("nan")
+    weights = np.exp(log_ratios - largest)
+    return float(weights.sum() ** 2 / np.sum(weights**2) / weights.size)
 
 
 def moved_by(weights: np.ndarray, columns: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import enum
-import html
 
 from dataclasses import dataclass
 
+from pymc_vi_ext._show import ShortTable
+
 
 class Verdict(enum.Enum):
-    """What a check says, or all of them together."""
+    """What a check says, or all of them together.
+
+    Attributes
+    ----------
+    PASS
+        Nothing speaks against the result.
+    WARN
+        Near, or not known well enough.
+    FAIL
+        Not the posterior, or nothing shows that it is.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext import Verdict
+    >>> max(Verdict.PASS, Verdict.WARN, key=lambda verdict: verdict.rank)
+    <Verdict.WARN: 'WARN'>
+    """
 
     PASS = "PASS"
     """Nothing speaks against the result."""
@@ -38,6 +55,13 @@ class Check:
     verdict : Verdict
     advice : str
         One sentence: what to do about it, or what it means.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.diagnostics import Check, Verdict
+    >>> check = Check("R-hat", 1.2, "< 1.01", Verdict.FAIL, "Draw longer.")
+    >>> check.shown, check.advice
+    ('1.2', 'Draw longer.')
     """
 
     name: str
@@ -70,7 +94,9 @@ class Diagnosis:
     <Verdict.FAIL: 'FAIL'>
     >>> print(found)
     FAIL
-      FAIL  R-hat  1.2  < 1.01  Draw longer.
+          check  value  threshold  advice
+    ───────────────────────────────────────────
+    FAIL  R-hat  1.2    < 1.01     Draw longer.
     """
 
     checks: tuple[Check, ...]
@@ -93,30 +119,17 @@ class Diagnosis:
                 return check
         raise KeyError(f"No check {name!r}: there are {', '.join(c.name for c in self.checks)}.")
 
-    def _rows(self) -> list[tuple[str, ...]]:
-        return [(c.verdict.value, c.name, c.shown, c.threshold, c.advice) for c in self.checks]
+    def _table(self) -> ShortTable:
+        heads = ("", "check", "value", "threshold", "advice")
+        rows = [(c.verdict.value, c.name, c.shown, c.threshold, c.advice) for c in self.checks]
+        notes = [("", self.looked_for)] if self.looked_for else []
+        return ShortTable(self.verdict.value, heads, rows, notes=notes)
 
     def __str__(self) -> str:
-        rows = self._rows()
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = [
-            "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]])
-            for row in rows
-        ]
-        under = [f"  {line.rstrip()}" for line in lines]
-        return "\n".join([self.verdict.value, *under, *([self.looked_for] * bool(self.looked_for))])
+        return self._table().text()
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in ("", "check", "value", "threshold", "advice"))
-        body = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
-            for row in self._rows()
-        )
-        note = f"<p>{html.escape(self.looked_for)}</p>" if self.looked_for else ""
-        return (
-            f"<p><b>{self.verdict.value}</b></p><table><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody></table>{note}"
-        )
+        return self._table().html()
 
 
 def graded(

@@ -69,6 +69,10 @@ def make_loop(
     compile_kwargs : mapping, optional
         For :func:`pytensor.function`; asks for a PyTensor backend, or for the one of its ``mode``.
 
+    Returns
+    -------
+    Loop
+
     Raises
     ------
     UnknownNameError
@@ -83,6 +87,15 @@ def make_loop(
     -----
     UserWarning
         With "auto", once, if numba stands in for JAX.
+
+    Examples
+    --------
+    >>> import pytensor
+    >>> from pymc_vi_ext.engine import StepProgram, make_loop
+    >>> x = pytensor.shared(8.0, "x")
+    >>> loop = make_loop(StepProgram({x: x / 2}, loss=x), "jax")
+    >>> loop.backend, loop.run(2).tolist()
+    ('jax', [8.0, 4.0])
     """
     backend = (backend or "auto").lower()
     if backend not in BACKENDS:
@@ -116,7 +129,9 @@ def make_loop(
             if backend == "jax":
                 error.add_note('backend="numba" and backend="c" run every Op.')
                 raise
-            warn(f"{error} Fitting with numba instead.")
+            warn(
+                f'{error} Fitting with numba instead: backend="numba" asks for that, and is quiet.'
+            )
             backend = "numba"
 
     from pymc_vi_ext.engine.pytensor_loop import PyTensorLoop

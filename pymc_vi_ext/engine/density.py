@@ -304,7 +304,9 @@ def refuse_lost(model: pm.Model, backend: str, lost: Sequence[str]) -> None:
     warn(
         "The model's own gradient is not that of its log density, with respect to "
         f"{', '.join(map(_called, lost))}: an Op has another gradient, or one is cut on purpose. "
-        "The fit follows it, and ends where it is zero, which need not be the posterior.",
+        "The fit follows it, and ends where it is zero, which need not be the posterior. Mend the "
+        "Op's `pullback`, or leave out what cuts the gradient (`disconnected_grad`, "
+        "`zero_grad`); a sampler that takes no gradients needs neither.",
     )
 
 

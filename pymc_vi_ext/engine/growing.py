@@ -29,6 +29,17 @@ class GrowingProgram:
     ----------
     grown : SharedVariable
         Whether the steps are on all data: 0 or 1.
+
+    Examples
+    --------
+    >>> import pytensor
+    >>> from pymc_vi_ext.engine import GrowingProgram, StepProgram
+    >>> x = pytensor.shared(8.0, "x")
+    >>> batches = StepProgram({x: x / 2})
+    >>> whole = StepProgram({x: x / 4}, rate_scale=batches.rate_scale)
+    >>> program = GrowingProgram(batches, whole)
+    >>> program.has_grown, [variable.name for variable in program.state][:1]
+    (False, ['x'])
     """
 
     def __init__(self, batches: StepProgram, whole: StepProgram):

@@ -80,6 +80,15 @@ class StepProgram:
     check_bounds : bool
         Whether parameters outside their support give a log density of minus infinity (as
         ``pm.Model(check_bounds=...)``).
+    rate_scale : SharedVariable, optional
+        Multiplies every move of the parameters, whatever the optimizer: 1 at the start; at 0 a
+        step only evaluates its loss. A new one by default.
+    probe : Probe, optional
+        What the gradient of the step is held against.
+    quasi_noise : QuasiNoise, optional
+        What may stand for the random numbers of the step's draws.
+    watched : bool
+        Whether callbacks may look at the steps.
 
     Attributes
     ----------
@@ -89,15 +98,19 @@ class StepProgram:
         What a step only reads, ``pm.Data`` for instance.
     rngs, internals : collection of SharedVariable
         Of `state`, the random generators; these and the optimizer's state.
-    rate_scale : SharedVariable
-        Multiplies every move of the parameters, whatever the optimizer. 1 at the start; at 0 a
-        step only evaluates its loss.
-    probe : Probe or None
-        What the gradient of the step is held against.
-    quasi_noise : QuasiNoise
-        What may stand for the random numbers of the step's draws.
-    watched : bool
-        Whether callbacks may look at the steps.
+
+    Examples
+    --------
+    >>> import pytensor
+    >>> from pymc_vi_ext.engine import StepProgram, make_loop
+    >>> x = pytensor.shared(8.0, "x")
+    >>> program = StepProgram({x: x / 2}, loss=x**2)
+    >>> loop = make_loop(program, "jax")
+    >>> loop.run(3).tolist()
+    [64.0, 16.0, 4.0]
+    >>> loop.write_back()
+    >>> float(x.get_value())
+    1.0
     """
 
     def __init__(
@@ -269,6 +282,22 @@ def numbers_computed(program: StepProgram) -> float:
     """Return about how many numbers a step computes; infinite with a loop inside.
 
     Of all intermediate results whose shapes are known.
+
+    Parameters
+    ----------
+    program : StepProgram
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> import numpy as np, pytensor
+    >>> from pymc_vi_ext.engine import StepProgram, numbers_computed
+    >>> x = pytensor.shared(np.ones(1_000), "x", shape=(1_000,))
+    >>> numbers_computed(StepProgram({x: x / 2})) >= 1_000
+    True
     """
     nodes = {v.owner for v in ancestors(program.outputs) if v.owner is not None}
     if any(isinstance(node.op, Scan) for node in nodes):

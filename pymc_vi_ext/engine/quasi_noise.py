@@ -43,6 +43,13 @@ class QuasiNoise:
 
     Buchholz, A., Wenzel, F. and Mandt, S. (2018). Quasi-Monte Carlo variational inference.
     https://arxiv.org/abs/1807.01604
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.engine import QuasiNoise
+    >>> noise = QuasiNoise()  # at rest
+    >>> noise.place.get_value(), noise.updates
+    (array([-1,  0]), {})
     """
 
     def __init__(self) -> None:

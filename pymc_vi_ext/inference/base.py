@@ -31,6 +31,7 @@ from pymc_vi_ext.minibatches import (
     has_minibatches,
     minibatch_scale,
     on_all_data,
+    separate_batches,
     size_of_data,
 )
 from pymc_vi_ext.objectives import ELBO, Objective, PathELBO, Tempered
@@ -54,6 +55,13 @@ _LARGEST_NARROW = 2_000
 
 class LoopMethod(Method):
     """A method whose ``fit`` and ``refine`` are the package's loop, with PyMC's arguments.
+
+    Parameters
+    ----------
+    model : pymc.Model, optional
+    random_seed : int, optional
+    start : dict of str to array, optional
+        Of a subclass, besides its options.
 
     Attributes
     ----------
@@ -107,6 +115,13 @@ class EngineMethod(LoopMethod):
     Stands before the PyMC class among the bases. What it minimises is PyMC's ``objective``, whose
     ``updates`` are the step.
 
+    Parameters
+    ----------
+    model : pymc.Model, optional
+    random_seed : int, optional
+    start : dict of str to array, optional
+        Of a subclass, besides its options.
+
     Attributes
     ----------
     has_optimizer : bool
@@ -145,7 +160,7 @@ class EngineMethod(LoopMethod):
         second takes its steps on all data: the noise of batches hides what is still to gain.
         """
         model = self.approx.model
-        for sentence in doubtful_totals(model):
+        for sentence in doubtful_totals(model) + separate_batches(model):
             warn(sentence)
         in_batches = has_minibatches(model)
         of_elbo = self.objective.op.require_logq
@@ -289,6 +304,14 @@ class FamilyMethod(EngineMethod, KLqp):
     """ADVI over one group of a family: minimises the negative ELBO.
 
     A subclass names its options and how they make the group.
+
+    Parameters
+    ----------
+    model : pymc.Model, optional
+        By default the one on the context.
+    random_seed : int, optional
+    start : dict of str to array, optional
+        Starting means, by name of the variables.
     """
 
     def __init__(
@@ -369,7 +392,27 @@ class PyMCMethod(EngineMethod):
 
 
 def method_of(inference: Inference) -> Method:
-    """Return what the package fits `inference` by: itself, or what adopts one of PyMC's own."""
+    """Return what the package fits `inference` by: itself, or what adopts one of PyMC's own.
+
+    Parameters
+    ----------
+    inference : pymc.Inference
+        The package's, or one of PyMC's own.
+
+    Returns
+    -------
+    Method
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> from pymc_vi_ext.inference import Method, method_of
+    >>> with pm.Model():
+    ...     x = pm.Normal("x")
+    ...     method = method_of(pm.ADVI(random_seed=1))
+    >>> isinstance(method, Method), method.takes_steps
+    (True, True)
+    """
     if isinstance(inference, Method):
         return inference
     if "_adopted" not in vars(inference):

@@ -19,7 +19,7 @@ from pymc_vi_ext.approximations import family_of
 from pymc_vi_ext.approximations._algebra import normal_log_density
 from pymc_vi_ext.callbacks import NewtonStop
 from pymc_vi_ext.callbacks._statistics import mean_and_error
-from pymc_vi_ext.diagnostics.pareto import khat_of
+from pymc_vi_ext.diagnostics.pareto import khat_of, worth
 from pymc_vi_ext.engine.density import LogDensity
 from pymc_vi_ext.inference._newton import NewtonLoop, NewtonProgram
 from pymc_vi_ext.inference.base import LoopMethod, continuous_model
@@ -327,7 +327,8 @@ class DADVI(LoopMethod, KLqp):
             return Conclusion(
                 error,
                 f"The fit has not converged: {outside:.2g} of the result's mass lies where the "
-                "density is 0 or not finite.",
+                "density is 0 or not finite. `vix.correct(approx)` goes on from here to the "
+                "posterior.",
             )
         elbo, elbo_error = mean_and_error(of_result)
         lost = -optimum.loss(density)[0] - mean_and_error(of_mean_field)[0]
@@ -339,4 +340,5 @@ class DADVI(LoopMethod, KLqp):
             f"ELBO of the result {elbo:.5g} +- {elbo_error:.2g}; {error}: "
             f"{len(self.draws)} draws {verdict}{optimism}",
             khat=khat_of(of_result),
+            weights_worth=worth(of_result),
         )

@@ -40,6 +40,15 @@ class Pathfinder(DirectMethod, Inference):
     References
     ----------
     Zhang, L. et al. (2022). Pathfinder: parallel quasi-Newton variational inference. JMLR 23(306).
+
+    Examples
+    --------
+    >>> import pymc as pm, pymc_vi_ext as vix
+    >>> with pm.Model():
+    ...     x = pm.Normal("x", shape=2)
+    ...     pathfinder = vix.Pathfinder(n_draws=500, random_seed=1)  # its fit runs pymc-extras
+    >>> pathfinder.approx.histogram.get_value().shape
+    (500, 2)
     """
 
     Options: ClassVar[type[AnyOptions]] = PathfinderOptions

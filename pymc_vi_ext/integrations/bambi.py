@@ -101,6 +101,19 @@ def to_datatree(
     ------
     ValueError
         If the approximation is of another model.
+
+    Examples
+    --------
+    >>> import bambi, numpy as np, pandas as pd, pymc_vi_ext as vix
+    >>> from pymc_vi_ext.integrations.bambi import to_datatree
+    >>> x = np.linspace(10, 20, 50)
+    >>> frame = pd.DataFrame({"x": x, "y": 3 + 2 * x + np.sin(40 * x)})
+    >>> model = bambi.Model("y ~ x", frame)
+    >>> model.build()
+    >>> laplace = vix.fit(method="laplace", model=model.backend.model, progressbar=False)
+    >>> tree = to_datatree(model, laplace, random_seed=1)
+    >>> abs(float(tree.posterior["Intercept"].mean()) - 3) < 1
+    True
     """
     if not model.built or approx.model is not model.backend.model:
         raise ValueError(

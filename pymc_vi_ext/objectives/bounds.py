@@ -24,6 +24,12 @@ class Objective(ABC):
     """What a fit may minimise: it makes PyMC's operator for an approximation.
 
     A frozen dataclass of numbers, so that two that are equal mean the same steps.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.objectives import OBJECTIVES, Objective
+    >>> all(isinstance(objective, Objective) for objective in OBJECTIVES.values())
+    True
     """
 
     @abstractmethod
@@ -53,6 +59,15 @@ class ELBO(Objective):
     ------
     ValueError
         If `gradient` is another word.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.objectives import ELBO, OBJECTIVES
+    >>> OBJECTIVES["elbo"] == ELBO()
+    True
+    >>> ELBO(gradient="score")
+    Traceback (most recent call last):
+    ValueError: An ELBO's gradient is one of path, total, entropy, not 'score'.
     """
 
     gradient: str = "path"
@@ -153,6 +168,8 @@ class ImportanceWeighted(Renyi):
 
     Parameters
     ----------
+    alpha : float
+        Stays 0: other values make a :class:`Renyi`.
     K : int
         Draws inside the logarithm.
 
@@ -160,6 +177,12 @@ class ImportanceWeighted(Renyi):
     ----------
     Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted autoencoders.
     https://arxiv.org/abs/1509.00519
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.objectives import ImportanceWeighted
+    >>> ImportanceWeighted(K=16).alpha
+    0.0
     """
 
     alpha: float = 0.0
@@ -187,6 +210,15 @@ class Tempered(Objective):
     References
     ----------
     Mandt, S. et al. (2016). Variational tempering. https://arxiv.org/abs/1411.1810
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.objectives import Tempered
+    >>> Tempered(first=0.05, steps=2_000)
+    Tempered(first=0.05, steps=2000)
+    >>> Tempered(first=2.0)
+    Traceback (most recent call last):
+    ValueError: `first` must lie between 0 and 1, not be 2.0.
     """
 
     first: float = 0.1

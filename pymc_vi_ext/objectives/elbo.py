@@ -46,10 +46,24 @@ class PathELBO(ProbedKL):
     the losses are averaged with the weights, whose gradient is then exact but for the noise of the
     components' own draws. `obj_n_mc` counts draws of each component.
 
+    Parameters
+    ----------
+    approx : Approximation
+
     References
     ----------
     Roeder, G., Wu, Y. and Duvenaud, D. (2017). Sticking the landing: simple, lower-variance
     gradient estimators for variational inference. https://arxiv.org/abs/1703.09194
+
+    Examples
+    --------
+    >>> import pymc as pm, pymc_vi_ext as vix
+    >>> from pymc_vi_ext.objectives import PathELBO
+    >>> with pm.Model():
+    ...     x = pm.Normal("x")
+    ...     advi = vix.ADVI(random_seed=1)
+    >>> type(advi.objective.op) is PathELBO
+    True
     """
 
     def apply(self, f: Any) -> pt.TensorVariable:

@@ -33,10 +33,10 @@ def line_styles(labels: Iterable[str]) -> dict[str, LineStyle]:
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of that size in inches."""
     try:
-        from matplotlib.figure import Figure
+        from pymc_vi_ext.plots._figure import ShownFigure
     except ImportError as error:
         raise ImportError("Figures need matplotlib: pip install 'pymc-vi-ext[plots]'.") from error
-    return Figure(figsize=(width, height), layout="constrained", dpi=110)
+    return ShownFigure(figsize=(width, height), layout="constrained", dpi=110)
 
 
 def tidy(axes: Axes) -> None:

@@ -29,6 +29,12 @@ class About:
         The file that describes the comparison; empty if there is none.
     command : str
         What runs it again; empty if there is no such command.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.tracking import About
+    >>> About(title="waits", model="gamma").tags()["model"]
+    'gamma'
     """
 
     title: str = "Comparison"

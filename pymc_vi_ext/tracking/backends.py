@@ -32,6 +32,12 @@ class Backend:
         What such a URI stands for, with an example.
     is_local : bool
         Whether its path is that of a file or folder on this machine.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.tracking import BACKENDS
+    >>> BACKENDS["jsonl"].load().__name__
+    'JsonlTracker'
     """
 
     module: str

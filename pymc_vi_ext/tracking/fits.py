@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-import warnings
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any
 from pymc.variational.opvi import Approximation
 
 from pymc_vi_ext.comparison.live import SECONDS_BETWEEN_LOOKS, Looking, Snapshot
+from pymc_vi_ext.errors import warn
 from pymc_vi_ext.results import NEGATIVE_ELBO, FitReport, StopReason, to_datatree
 from pymc_vi_ext.traces import growing_blocks
 from pymc_vi_ext.tracking.about import About
@@ -150,9 +150,9 @@ class Autolog(Looking):
         try:
             run.end(approx, error, self._posterior)
         except Exception as problem:
-            warnings.warn(
-                f"The tracker does not have all of this fit: {type(problem).__name__}: {problem}",
-                stacklevel=2,
+            warn(
+                f"The tracker does not have all of this fit: {type(problem).__name__}: {problem}. "
+                "The result has it all the same; see that the tracker can be reached and written."
             )
 
 

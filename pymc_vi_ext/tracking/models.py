@@ -27,6 +27,18 @@ def report_model(tracker: RunTracker, run_ids: Sequence[str], model: pm.Model, n
     model : pymc.Model
     name : str
         Of the model, and of its data.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from pymc_vi_ext import zoo
+    >>> from pymc_vi_ext.tracking import open_tracker, report_model
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> tracker = open_tracker(f"jsonl:{folder}/runs")
+    >>> run = tracker.begin("demo", ["advi seed 1"], {}).parent
+    >>> report_model(tracker, [run], zoo.build("gamma", n=20), "gamma")
+    >>> "alpha" in tracker.fetch(run, "model.txt", folder).read_text()
+    True
     """
     with building():
         observed = {str(key): np.asarray(data) for key, data in find_observations(model).items()}

@@ -57,6 +57,18 @@ def report_result(tracker: RunTracker, run_id: str, result: MethodResult, folder
     result : MethodResult
     folder : Path
         Where :func:`pymc_vi_ext.comparison.storage.save_result` has written it.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from pymc_vi_ext.comparison import make_spec, not_run
+    >>> from pymc_vi_ext.tracking import open_tracker, report_result
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> tracker = open_tracker(f"jsonl:{folder}/runs")
+    >>> [run] = tracker.begin("demo", ["advi seed 1"], {}).children
+    >>> report_result(tracker, run, not_run(make_spec("advi"), 1), folder)
+    >>> tracker.fetch(run, "error.txt", folder).read_text()
+    'not run, keyboard interrupt before it'
     """
     tracker.log_params(
         run_id,
@@ -112,6 +124,18 @@ def report_comparison(
         Its children are the results of the comparison, in their order.
     comparison : Comparison
     about : About
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from pymc_vi_ext.comparison import make_spec, not_run, summarise
+    >>> from pymc_vi_ext.tracking import open_tracker, report_comparison
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> tracker = open_tracker(f"jsonl:{folder}/runs")
+    >>> execution = tracker.begin("demo", ["advi seed 1"], {})
+    >>> report_comparison(tracker, execution, summarise([not_run(make_spec("advi"), 1)], None))
+    >>> tracker.fetch(execution.parent, "summary.csv", folder).name
+    'summary.csv'
     """
     posteriors = comparison.posteriors()
     for run_id, name, result, (_, row) in zip(
@@ -170,6 +194,18 @@ def report_interrupted(
     execution : Execution
     comparison : Comparison
     about : About
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from pymc_vi_ext.comparison import make_spec, not_run, summarise
+    >>> from pymc_vi_ext.tracking import open_tracker, report_interrupted
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> tracker = open_tracker(f"jsonl:{folder}/runs")
+    >>> execution = tracker.begin("demo", ["advi seed 1"], {})
+    >>> report_interrupted(tracker, execution, summarise([not_run(make_spec("advi"), 1)], None))
+    >>> tracker.fetch(execution.parent, "report.html", folder).name
+    'report.html'
     """
     for run_id, result in zip(execution.children, comparison.results, strict=True):
         if result.status not in (Status.FINISHED, Status.FAILED):

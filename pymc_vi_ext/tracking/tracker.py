@@ -13,7 +13,21 @@ import numpy as np
 
 
 class RunStatus(enum.Enum):
-    """How a run ended; the values are MLflow's."""
+    """How a run ended; the values are MLflow's.
+
+    Attributes
+    ----------
+    FINISHED
+    FAILED
+    KILLED
+        Ended from outside; it may go on.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.tracking import RunStatus
+    >>> RunStatus("KILLED")
+    <RunStatus.KILLED: 'KILLED'>
+    """
 
     FINISHED = "FINISHED"
     FAILED = "FAILED"
@@ -30,6 +44,12 @@ class Execution:
         Run id of the execution.
     children : tuple of str
         Run ids of its (method, seed) pairs, in the order asked for.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.tracking import Execution
+    >>> Execution("a1", ("b2", "c3")).children
+    ('b2', 'c3')
     """
 
     parent: str

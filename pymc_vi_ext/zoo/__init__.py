@@ -9,6 +9,7 @@ import pymc as pm
 
 from pymc_vi_ext.errors import UnknownNameError
 from pymc_vi_ext.zoo import _parameters, posteriordb
+from pymc_vi_ext.zoo.densities import DENSITIES, Density
 from pymc_vi_ext.zoo.exact import EXACT, exact
 from pymc_vi_ext.zoo.gamma import gamma
 from pymc_vi_ext.zoo.hierarchical import hierarchical
@@ -17,7 +18,16 @@ from pymc_vi_ext.zoo.logistic import logistic
 from pymc_vi_ext.zoo.minibatch import minibatch
 from pymc_vi_ext.zoo.mixture import mixture
 
-__all__ = ["EXACT", "MODELS", "build", "check_parameters", "exact", "posteriordb"]
+__all__ = [
+    "DENSITIES",
+    "EXACT",
+    "MODELS",
+    "Density",
+    "build",
+    "check_parameters",
+    "exact",
+    "posteriordb",
+]
 
 MODELS: dict[str, Callable[..., pm.Model]] = {
     "gamma": gamma,
@@ -38,6 +48,21 @@ def check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
         Name in :data:`MODELS`.
     parameters : mapping of str
         What is meant for its factory.
+
+    Raises
+    ------
+    UnknownNameError
+        A ValueError: if there is no such model.
+    ValueError
+        If its factory does not take a parameter, or not this value.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext import zoo
+    >>> zoo.check_parameters("gamma", {"n": 50})
+    >>> zoo.check_parameters("gamma", {"rows": 50})
+    Traceback (most recent call last):
+    ValueError: model 'gamma' has no parameter 'rows'; its parameters: n, seed, y
     """
     if name not in MODELS:
         raise UnknownNameError("model", name, MODELS)

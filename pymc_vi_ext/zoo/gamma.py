@@ -30,6 +30,12 @@ def gamma(n: Rows = 200, seed: Seed = 0, y: np.ndarray | None = None) -> pm.Mode
     -------
     pymc.Model
         Free variables ``alpha`` and ``beta`` (positive scalars).
+
+    Examples
+    --------
+    >>> from pymc_vi_ext import zoo
+    >>> [v.name for v in zoo.build("gamma", n=50).free_RVs]
+    ['alpha', 'beta']
     """
     if y is None:
         y = np.random.default_rng(seed).gamma(shape=2.0, scale=0.5, size=n)

@@ -37,6 +37,12 @@ def hierarchical(groups: Groups = 85, rows: Rows = 919, seed: Seed = 0) -> pm.Mo
     ----------
     Gelman, A. and Hill, J. (2006). Data Analysis Using Regression and Multilevel/Hierarchical
     Models, chapter 12.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext import zoo
+    >>> [v.name for v in zoo.build("hierarchical", groups=5, rows=50).free_RVs]
+    ['mu', 'tau', 'z', 'b', 'sigma']
     """
     rng = np.random.default_rng(seed)
     group = rng.integers(groups, size=rows)

@@ -28,6 +28,12 @@ def iris() -> pm.Model:
     ----------
     Fisher, R. A. (1936). The use of multiple measurements in taxonomic problems.
     Annals of Eugenics 7, 179-188.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext import zoo
+    >>> zoo.build("iris").coords["species"]
+    ('setosa', 'versicolor', 'virginica')
     """
     try:
         from sklearn.datasets import load_iris

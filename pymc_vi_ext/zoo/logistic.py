@@ -38,6 +38,12 @@ def logistic(
     ------
     ValueError
         If one of `x` and `y` is given without the other, or they do not have as many rows.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext import zoo
+    >>> len(zoo.build("logistic", n=100, k=3).coords["predictor"])
+    3
     """
     if (x is None) != (y is None):
         raise ValueError("`x` and `y` come together: give both or neither.")

@@ -34,6 +34,12 @@ def minibatch(
     -------
     pymc.Model
         Free variables ``a``, ``b`` (predictor) and ``sigma``.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext import zoo
+    >>> [v.name for v in zoo.build("minibatch", n=100, k=3, batch_size=10).free_RVs]
+    ['a', 'b', 'sigma']
     """
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, k))

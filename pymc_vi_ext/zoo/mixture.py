@@ -3,7 +3,7 @@
 import numpy as np
 import pymc as pm
 
-_WEIGHTS, _MEANS, _SD = (0.2, 0.8), (-0.3, 0.5), 0.1
+WEIGHTS, MEANS, SD = (0.2, 0.8), (-0.3, 0.5), 0.1
 
 
 def mixture() -> pm.Model:
@@ -22,9 +22,15 @@ def mixture() -> pm.Model:
     -------
     pymc.Model
         Free variable ``x`` (scalar); Deterministics ``x2`` and ``sin_x``.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext import zoo
+    >>> [v.name for v in zoo.build("mixture").unobserved_RVs]
+    ['x', 'x2', 'sin_x']
     """
     with pm.Model() as model:
-        x = pm.NormalMixture("x", w=_WEIGHTS, mu=_MEANS, sigma=[_SD, _SD])
+        x = pm.NormalMixture("x", w=WEIGHTS, mu=MEANS, sigma=[SD, SD])
         pm.Deterministic("x2", x**2)
         pm.Deterministic("sin_x", pm.math.sin(x))
     return model
@@ -42,5 +48,5 @@ def mixture_draws(draws: int, rng: np.random.Generator) -> dict[str, np.ndarray]
     -------
     dict of str to numpy.ndarray, shape (draws,)
     """
-    x = rng.normal(rng.choice(_MEANS, size=draws, p=_WEIGHTS), _SD)
+    x = rng.normal(rng.choice(MEANS, size=draws, p=WEIGHTS), SD)
     return {"x": x, "x2": x**2, "sin_x": np.sin(x)}

@@ -63,6 +63,12 @@ class Posterior:
         Number of unconstrained parameters.
     draws : str, optional
         Name of the reference draws, where some are published.
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.zoo.posteriordb import POSTERIORS
+    >>> POSTERIORS["wells_data-wells_daae_c_model"].dimension
+    6
     """
 
     build: Callable[[Mapping[str, Any]], pm.Model]
