@@ -160,9 +160,10 @@ class EngineMethod(LoopMethod):
         second takes its steps on all data: the noise of batches hides what is still to gain.
         """
         model = self.approx.model
-        for sentence in doubtful_totals(model) + separate_batches(model):
-            warn(sentence)
         in_batches = has_minibatches(model)
+        if in_batches:
+            for sentence in doubtful_totals(model) + separate_batches(model):
+                warn(sentence)
         of_elbo = self.objective.op.require_logq
         scaled = in_batches and of_elbo and self.approx.scale_cost_to_minibatch
         unit = minibatch_scale(model) if scaled else 1.0
