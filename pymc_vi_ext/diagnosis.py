@@ -27,6 +27,7 @@ from pymc_vi_ext.diagnostics.pareto import (
     GOOD_KHAT,
     NEARLY_EQUAL,
     TRUSTED_KHAT,
+    effective_draws,
     moved_by,
     smoothed_weights,
     worth,
@@ -265,7 +266,7 @@ def _weights(tree: xr.DataTree) -> list[Check]:
     checks.append(graded("k-hat", shape, round(float(threshold), 2), worst, advice))
     if shape >= 1.0 and not equal:
         return checks
-    effective = float(1 / np.sum(weights**2))
+    effective = effective_draws(weights)
     checks.append(graded("importance ESS", effective, 100, 25, _CORRECT, above=True))
     values = tree["posterior"].dataset.transpose("chain", "draw", ...).data_vars.values()
     means, sds = moved_by(weights, [v.values.reshape(logs.size, -1) for v in values])

@@ -21,7 +21,12 @@ from pymc_vi_ext.correction._scouting import look_elsewhere
 from pymc_vi_ext.correction._settling import Settled, settle, settle_again
 from pymc_vi_ext.diagnosis import diagnose
 from pymc_vi_ext.diagnostics.chains import SETTLED_ESS, log_sd_error
-from pymc_vi_ext.diagnostics.pareto import TRUSTED_KHAT, moved_by, smoothed_weights
+from pymc_vi_ext.diagnostics.pareto import (
+    TRUSTED_KHAT,
+    effective_draws,
+    moved_by,
+    smoothed_weights,
+)
 from pymc_vi_ext.draws import (
     FEWEST_DRAWS,
     Drawn,
@@ -284,7 +289,7 @@ def _trusted_weights(drawn: Drawn) -> tuple[float, np.ndarray | None]:
         weights, khat = smoothed_weights(logs)
     except ValueError:
         return float("inf"), None
-    worth = float(1 / np.sum(weights**2))
+    worth = effective_draws(weights)
     means, log_sds = moved_by(weights, list(drawn.values.values()))
     # A tail that no draw has reached weighs most where the weights have much to correct.
     trusted = khat < TRUSTED_KHAT and worth > SETTLED_ESS and max(means, log_sds) < _MOST_MOVED
@@ -304,7 +309,7 @@ def _of_weights(
     sd = np.sqrt(weights @ (drawn.points - mean) ** 2)
     tree.attrs |= {
         "correction": "importance weights",
-        "ess_min": float(1 / np.sum(weights**2)),
+        "ess_min": effective_draws(weights),
         "sd_error": max(_weighted_log_sd_error(weights, v) for v in drawn.values.values()),
     }
     tree.attrs.update(_error_of_fit(drawn.points, mean, sd))

@@ -133,6 +133,11 @@ def khat_of(log_ratios: np.ndarray) -> float:
         return float("nan")
 
 
+def effective_draws(weights: np.ndarray) -> float:
+    """Return Kish's effective number of draws, of weights that add up to 1."""
+    return float(1 / np.sum(weights**2))
+
+
 def worth(log_ratios: np.ndarray) -> float:
     """Return the share of the draws that their importance weights are worth, from 0 to 1.
 
@@ -142,7 +147,8 @@ def worth(log_ratios: np.ndarray) -> float:
     if not np.isfinite(largest):
         return float("nan")
     weights = np.exp(log_ratios - largest)
-    return float(weights.sum() ** 2 / np.sum(weights**2) / weights.size)
+    share: float = effective_draws(weights / weights.sum()) / weights.size
+    return share
 
 
 def moved_by(weights: np.ndarray, columns: Sequence[np.ndarray]) -> tuple[float, float]:
