@@ -24,7 +24,7 @@ export DO_NOT_TRACK = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare validate test test-latest test-oldest test-clients lint types docs bench bench-stopping bench-accuracy bench-families bench-rogues bench-trust bench-verdicts bench-kernels bench-leapfrogs bench-clients bench-flows schema constraints clean
+.PHONY: help setup compare validate test test-latest test-oldest test-clients lint types docs bench bench-stopping bench-accuracy bench-families bench-rogues bench-trust bench-verdicts bench-processes bench-kernels bench-leapfrogs bench-clients bench-flows schema constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 16
@@ -128,6 +128,9 @@ bench-trust: $(VENV)/.ready  ## Hold methods and NUTS against reference posterio
 
 bench-verdicts: $(VENV)/.ready  ## Hold verdicts on the rogues' gallery and the zoo against what is true; writes docs/benchmarks
 	$(BIN)/python -W ignore tests/benchmarks/verdicts.py --out docs/benchmarks $(BENCH)
+
+bench-processes: $(VENV)/.ready  ## Time whole processes beside every rival, cold and warm; writes docs/benchmarks
+	$(BIN)/python tests/benchmarks/processes.py --out docs/benchmarks $(BENCH)
 
 bench-kernels: $(VENV)/.ready  ## Run chains beside BlackJAX' from the same starts; writes docs/benchmarks
 	$(BIN)/python -W ignore tests/benchmarks/kernels.py --out docs/benchmarks $(BENCH)

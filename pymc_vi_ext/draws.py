@@ -10,7 +10,6 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 
-from arviz_base import from_dict
 from pymc.pytensorf import floatX
 from pymc.variational.opvi import Approximation
 from pytensor.compile.mode import Mode, get_mode
@@ -175,6 +174,9 @@ def as_datatree(
     statistics : mapping of str to array of shape (chains, draws)
         The group ``sample_stats``; none where it is empty.
     """
+    # Imported on use: ArviZ gets lazy modules ready for all libraries that it knows.
+    from arviz_base import from_dict
+
     with building():
         observed, constant = find_observations(model), find_constants(model)
         coords, dims = labels_of(model, posterior)

@@ -17,7 +17,6 @@ from pymc.model import modelcontext
 from pymc.variational.inference import Inference
 from pymc.variational.opvi import Approximation
 
-from pymc_vi_ext.automatic import MAX_SECONDS, fit_automatically
 from pymc_vi_ext.beginning_anew import fit_or_begin_anew
 from pymc_vi_ext.callbacks import Rule
 from pymc_vi_ext.callbacks.checkpoint import (
@@ -237,6 +236,9 @@ def fit(
                 f"`callbacks=[WallTime({max_seconds:g})]`."
             )
         return _fit(n, model, beginning, options, call)
+    # Imported on use, as `correct` is: fits of one method do without.
+    from pymc_vi_ext.automatic import MAX_SECONDS, fit_automatically
+
     _refuse_for_auto({**options, "n": n, "callbacks": callbacks, **vars(beginning)})
     model = modelcontext(model)
 

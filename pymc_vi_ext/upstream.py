@@ -8,7 +8,7 @@ constants below.
 
 from __future__ import annotations
 
-import importlib
+import importlib.resources
 import operator
 import warnings
 
@@ -16,9 +16,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
+from pymc_vi_ext._after_import import loaded_on_use
+
+if TYPE_CHECKING:
     from pymc.variational.opvi import Approximation, Group
     from pytensor.compile.sharedvalue import SharedVariable
     from pytensor.graph.basic import Variable
@@ -34,6 +36,8 @@ SLICES_OF_ONE = "local_dimshuffle_subtensor"
 
 JAX_STATE = "jax_state"
 """Key of the random key in what PyTensor makes of a generator for JAX."""
+SOBOL_FILE = "stats/_sobol_direction_numbers.npz"
+"""Where SciPy keeps the numbers that Sobol sequences are made of."""
 PARENT_RUN_TAG = "mlflow.parentRunId"
 """Tag by which MLflow shows a run inside another."""
 
@@ -278,7 +282,8 @@ class Upstream:
             If it is not there, saying what it was for.
         """
         try:
-            with warnings.catch_warnings():
+            # PyTensor's JAX functions ask whether NumPyro is there; to load it takes .3 seconds.
+            with warnings.catch_warnings(), loaded_on_use("numpyro"):
                 # In notebooks tqdm, behind NumPyro, misses widgets that nothing here needs.
                 warnings.filterwarnings("ignore", "IProgress not found")
                 return operator.attrgetter(self.name)(importlib.import_module(self.place))
@@ -399,6 +404,22 @@ def starting_means(group: Group, start: Any) -> np.ndarray:
     """Return where a group begins, (d,): at `start`, by name of variables, or the initial point."""
     means: np.ndarray = group._prepare_start(start)
     return means
+
+
+def sobol_direction_numbers(dimension: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the primitive polynomials of a Sobol sequence's axes, and where they begin.
+
+    The table of Joe and Kuo is a file of SciPy's, which lies beside a module that is slow to load.
+
+    Returns
+    -------
+    polynomials : array of shape (dimension,)
+        Coefficients as bits.
+    starts : array of shape (dimension, 18)
+    """
+    file = importlib.resources.files("scipy") / SOBOL_FILE
+    with importlib.resources.as_file(file) as path, np.load(path) as table:
+        return table["poly"][:dimension], table["vinit"][:dimension]
 
 
 def image_prefix(key: str, step: int) -> str:

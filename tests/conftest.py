@@ -1,6 +1,11 @@
 """What every test process needs."""
 
+import os
 import signal
+
+# What a test compiles is compiled: an earlier run must not stand in for it. Processes that tests
+# begin have this from here.
+os.environ["PYMC_VI_EXT_CACHE"] = "off"
 
 
 def pytest_configure(config):

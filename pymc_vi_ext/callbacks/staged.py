@@ -27,8 +27,8 @@ from pymc_vi_ext.callbacks._root import root_near
 from pymc_vi_ext.callbacks._statistics import mean_and_error
 from pymc_vi_ext.callbacks.callback import Losses, Rule, Unsettled
 from pymc_vi_ext.options import positive, whole_number
+from pymc_vi_ext.psis import pareto_smoothed
 from pymc_vi_ext.state import FitState, running
-from pymc_vi_ext.upstream import array_stats
 
 logger = logging.getLogger(__name__)
 
@@ -647,7 +647,7 @@ def _tail(losses: np.ndarray) -> float:
     above = losses - np.median(losses)
     if np.unique(np.sort(above)[-_TAIL:]).size < _TAIL:
         return -np.inf
-    return float(array_stats.psislw(-np.log(np.maximum(above, 1e-300)))[1])
+    return pareto_smoothed(np.log(np.maximum(above, 1e-300)))[1]
 
 
 def _has_moments(state: FitState) -> bool:

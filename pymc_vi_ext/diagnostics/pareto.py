@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from pymc_vi_ext.diagnostics._weights import log_weights
+from pymc_vi_ext.psis import pareto_smoothed, tail_length
 
 # Below this the approximation is close, and draws by their weights are trusted.
 TRUSTED_KHAT = 0.5
@@ -93,14 +94,12 @@ def smoothed_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
     ValueError
         If there is no tail to fit, as :func:`khat`.
     """
-    from pymc_vi_ext.upstream import array_stats
-
     n = log_ratios.size
     known = np.isfinite(log_ratios)
     if not known.any() or not (known | np.isneginf(log_ratios)).all():
         return np.full(n, 1 / n), float("inf")
     ratios = log_ratios[known]
-    length = int(min(ratios.size / 5, 3 * np.sqrt(ratios.size)))  # ArviZ' choice
+    length = tail_length(ratios.size)
     if length < 5:
         zeros = n - ratios.size
         besides = f", besides {zeros:,} of weight 0" if zeros else ""
@@ -112,10 +111,7 @@ def smoothed_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
     if tail[-1] - tail[length // 4] > _NOTHING:
         shape = float("inf")
     elif tail[-1] - tail[0] >= _EQUAL:
-        # ArviZ takes log likelihoods, whose negatives are the log weights of leaving one out.
-        with np.errstate(over="ignore"):  # tails of any length
-            logs, found = array_stats.psislw(-ratios)
-        shape = float(found)
+        logs, shape = pareto_smoothed(ratios)
     if np.isnan(shape):
         raise ValueError(
             f"Of the {length} largest weights too many are equal to fit k-hat to the others."

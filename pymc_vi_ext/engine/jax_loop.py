@@ -2,7 +2,7 @@
 
 import time
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -13,6 +13,8 @@ import pytensor
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.tensor.random.type import RandomType
 
+from pymc_vi_ext.engine import kept_programs
+from pymc_vi_ext.engine.fingerprint import fingerprint
 from pymc_vi_ext.engine.jax_step import JaxStep, gives_shape, jax_step
 from pymc_vi_ext.engine.keys import generator_from_key, key_from_generator
 from pymc_vi_ext.engine.program import StepProgram
@@ -64,8 +66,9 @@ class JaxLoop:
         self._shared = [*program.state, *program.data]
         self._scored = program.loss is not None
         self._signature: Any = None
+        # Of the data, those that are no part of the compiled loop.
+        self._arguments: list[SharedVariable] = []
         # Set by _load: the compiled loop, its state and loss buffer, and what it only reads.
-        self._step: JaxStep | None = None
         self._loop: Any = None
         self._carry: list[Any] = []
         self._seen: list[Any] = [None] * len(self._shared)
@@ -183,17 +186,26 @@ class JaxLoop:
         storages, seen = self._storages(), self._seen
         started = time.perf_counter()
         signature = [_signature(v) for v in self._shared]
-        step, constants, loop, furthest = self._step, self._constants, self._loop, self._furthest
+        constants, loop, furthest = self._constants, self._loop, self._furthest
+        key = kept = step = None
+        arguments = self._arguments
         if stale := signature != self._signature:
-            with python_only():
-                step = jax_step(self._program)
-            constants = [jax.device_put(constant) for constant in step.constants]
-        assert step is not None
+            arguments = [v for v in self._program.data if not gives_shape(v)]
+            if kept_programs.folder() is not None:
+                key = fingerprint(self._program, self._program.watched)
+                kept = kept_programs.load(key)
+            if kept is None:
+                with python_only():
+                    step = jax_step(self._program)
+                large = step.constants
+            else:
+                loop, large = kept
+            constants = [jax.device_put(constant) for constant in large]
         before = dict(zip(self._shared, seen, strict=True))
         now = dict(zip(self._shared, storages, strict=True))
         arrays = [
             self._arrays[i] if not stale and before[v] is now[v] else jax.device_put(_copy(v))
-            for i, v in enumerate(step.arrays)
+            for i, v in enumerate(arguments)
         ]
         data = [*arrays, *constants]
         # What nobody touched goes on from the device: its shared variable may be behind.
@@ -214,15 +226,17 @@ class JaxLoop:
             size = sum(_plain(value).nbytes for value in state)
             most = _AHEAD if self._program.watched else 1
             furthest = max(1, min(most, _SNAPSHOT_BYTES // max(size, 1)))
-            loop = _loop(step, self._scored, furthest)
-            check()
-            # No step: this call only compiles. (Ahead-of-time compiled functions take several
-            # times longer to call.) XLA cannot be interrupted.
-            _, *carry, _ = loop(*carry, data, np.int32(0), np.int32(0))
+            if step is not None:
+                compiling = _loop(step, self._scored, furthest)
+                check()
+                # XLA cannot be interrupted.
+                loop = compiling.lower(*carry, data, np.int32(0), np.int32(0)).compile()
+                kept_programs.keep(key, loop, step.constants)
             self._ahead = furthest
             self.compile_s += time.perf_counter() - started
         self._signature, self._seen = signature, storages
-        self._step, self._constants, self._arrays, self._data = step, constants, arrays, data
+        self._arguments, self._constants = arguments, constants
+        self._arrays, self._data = arrays, data
         self._loop, self._furthest, self._carry = loop, furthest, carry
 
 
@@ -231,7 +245,7 @@ def _double_precision() -> Any:
     return jax.enable_x64(True)
 
 
-def _loop(step: JaxStep, scored: bool, ahead: int) -> Callable[..., Any]:
+def _loop(step: JaxStep, scored: bool, ahead: int) -> Any:
     """Return the compiled loop over `times` intervals of `every` steps.
 
     ``(state, loss buffer, data, every, times) -> (steps taken, state, loss buffer, snapshots)``;

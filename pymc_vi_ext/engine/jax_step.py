@@ -22,6 +22,7 @@ from pytensor.tensor.random.op import RandomVariable
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import TensorType
 
+from pymc_vi_ext import upstream
 from pymc_vi_ext.engine.checks import drop_sure_conditions
 from pymc_vi_ext.engine.program import StepProgram
 from pymc_vi_ext.engine.shapes import lengths_of_values, with_static_shapes
@@ -30,8 +31,6 @@ from pymc_vi_ext.upstream import (
     SELECTION_PRODUCTS,
     dfs_rewriter,
     fgraph_to_python,
-    jax_funcify,
-    jax_typify,
 )
 
 _barrier: Any = jax.lax.optimization_barrier  # without types
@@ -112,7 +111,7 @@ def jax_step(program: StepProgram) -> JaxStep:
 def _funcify(op: Op, node: Apply | None = None, **kwargs: Any) -> Callable[..., Any]:
     """Dispatch as PyTensor does, naming an Op that fails, and draw random numbers once."""
     try:
-        function = jax_funcify(op, node=node, **kwargs)
+        function = upstream.jax_funcify(op, node=node, **kwargs)
     except NotImplementedError as error:
         raise UnsupportedOpError(op, error) from error
 
@@ -144,7 +143,7 @@ def _constant(data: Any, **kwargs: Any) -> Any:
     """Bring a constant to JAX. PyTensor's own way compiles a copy kernel per shape."""
     if isinstance(data, np.ndarray) and data.ndim:
         return jax.device_put(data)
-    return jax_typify(data, **kwargs)
+    return upstream.jax_typify(data, **kwargs)
 
 
 def gives_shape(variable: SharedVariable) -> bool:

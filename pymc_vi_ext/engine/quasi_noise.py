@@ -11,7 +11,8 @@ import pytensor.tensor as pt
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Variable
 from scipy.special import ndtri
-from scipy.stats import qmc
+
+from pymc_vi_ext.engine.sobol import SobolSequence
 
 # Steps whose noise lies ready, at most and at least, and the numbers that these may be.
 _MOST_ROWS, _FEWEST_ROWS, _MOST_NUMBERS = 4_096, 256, 2**18
@@ -55,7 +56,7 @@ class QuasiNoise:
     def __init__(self) -> None:
         self.place = pytensor.shared(np.array([-1, 0]), "place_in_sequence")
         self._tables: list[SharedVariable] = []
-        self._sequence: tuple[int, qmc.Sobol] | None = None
+        self._sequence: tuple[int, SobolSequence] | None = None
         # Seed and first point of what the tables hold, and what they held before.
         self._ready: tuple[int, int] | None = None
         self._kept: dict[tuple[int, int], list[np.ndarray]] = {}
@@ -154,11 +155,5 @@ class QuasiNoise:
     def _points(self, seed: int, first: int, dimension: int) -> np.ndarray:
         """Return a table's points of a sequence, (rows, dimension)."""
         if self._sequence is None or self._sequence[0] != seed:
-            self._sequence = seed, qmc.Sobol(dimension, rng=np.random.default_rng(seed))
-        sequence = self._sequence[1]
-        if sequence.num_generated != first:
-            sequence.reset()
-            if first:
-                sequence.fast_forward(first)
-        points: np.ndarray = sequence.random(self.rows)
-        return points
+            self._sequence = seed, SobolSequence(dimension, seed)
+        return self._sequence[1].points(first, self.rows)

@@ -13,7 +13,6 @@ import pymc as pm
 
 from pymc.variational.approximations import FullRank, MeanField
 from pymc.variational.inference import KLqp
-from scipy.sparse.linalg import LinearOperator, cg
 
 from pymc_vi_ext.approximations import family_of
 from pymc_vi_ext.approximations._algebra import normal_log_density
@@ -236,6 +235,9 @@ class DADVI(LoopMethod, KLqp):
         where = {rv.name: places[model.rvs_to_values[rv].name][0] for rv in model.free_RVs}
         if unknown := [name for name in names if name not in where]:
             raise ValueError(f"{unknown[0]!r} is no free variable: there are {', '.join(where)}.")
+        # Imported on use: no fit needs it.
+        from scipy.sparse.linalg import LinearOperator, cg
+
         optimum = self._optimum
         d = len(optimum.mu)
         elements = np.concatenate([np.arange(d)[where[name]] for name in names])

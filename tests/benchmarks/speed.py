@@ -62,6 +62,7 @@ class Worker:
             "PYTENSOR_FLAGS": ",".join(f for f in flags if f),
             "NUMBA_CACHE_DIR": str(self._caches / "numba"),
             "JAX_ENABLE_COMPILATION_CACHE": "false",
+            "PYMC_VI_EXT_CACHE": "off",
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
         }

@@ -106,6 +106,7 @@ def _caches_in(folder: str) -> dict[str, str]:
     return {
         "PYTENSOR_FLAGS": f"{flags},base_compiledir={folder}/pytensor".lstrip(","),
         "NUMBA_CACHE_DIR": f"{folder}/numba",
+        "PYMC_VI_EXT_CACHE": "off",
         "XDG_CACHE_HOME": f"{folder}/cache",
     }
 

@@ -243,7 +243,7 @@ def test_op_that_fails_while_tracing_is_named(monkeypatch):
         return trace
 
     monkeypatch.setattr(
-        "pymc_vi_ext.engine.jax_step.jax_funcify",
+        "pymc_vi_ext.upstream.jax_funcify",
         lambda op, **kw: fails(op) if isinstance(op, Elemwise) else jax_funcify(op, **kw),
     )
     with pytest.raises(UnsupportedOpError, match="needs a concrete value"):

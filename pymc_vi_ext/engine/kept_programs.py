@@ -1,0 +1,121 @@
+"""Compiled programs in a folder of the user's, for the next process that needs the same ones."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import stat
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+
+from jax.experimental.serialize_executable import deserialize_and_load, serialize
+from platformdirs import user_cache_path
+
+logger = logging.getLogger(__name__)
+
+VARIABLE = "PYMC_VI_EXT_CACHE"
+"""Environment variable: a folder for compiled programs, or ``off``."""
+_OFF = ("", "0", "off", "no", "false")
+# Of all files together; a program of a small model has a third of a megabyte.
+_MOST_BYTES = 500_000_000
+_SUFFIX = ".program"
+
+
+def folder() -> Path | None:
+    """Return where compiled programs are kept; None where they are not.
+
+    ``PYMC_VI_EXT_CACHE``, or a folder among the user's caches. What lies there is run: others may
+    neither own it nor write to it.
+    """
+    given = os.environ.get(VARIABLE)
+    if given is not None and given.strip().lower() in _OFF:
+        return None
+    place = user_cache_path("pymc_vi_ext") if given is None else Path(given).expanduser()
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = place.stat()
+    except OSError as error:
+        logger.info("Compiled programs are not kept: %s", error)
+        return None
+    others = stat.S_IWGRP | stat.S_IWOTH
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & others):
+        logger.info("Compiled programs are not kept: others may write to %s.", place)
+        return None
+    return place
+
+
+def load(key: str | None) -> tuple[Callable[..., Any], list[np.ndarray]] | None:
+    """Return a compiled function and the large constants that it takes; None if there is none.
+
+    Parameters
+    ----------
+    key : str or None
+        What :func:`~pymc_vi_ext.engine.fingerprint.fingerprint` says of the program.
+    """
+    file = _file(key)
+    if file is None or not file.is_file():
+        return None
+    try:
+        executable, constants = pickle.loads(file.read_bytes())  # the folder is the user's own
+        function = deserialize_and_load(*executable)
+        os.utime(file)  # as used last
+    except Exception as error:  # whatever is wrong with it, it can be made anew
+        logger.info("%s could not be read, and is made anew: %s", file, error)
+        return None
+    return function, constants
+
+
+def keep(key: str | None, function: Any, constants: Sequence[np.ndarray]) -> None:
+    """Keep a compiled function, where it can be; the ones used longest ago make room.
+
+    Parameters
+    ----------
+    key : str or None
+    function : jax.stages.Compiled
+    constants : sequence of array
+    """
+    file = _file(key)
+    if file is None:
+        return
+    try:
+        content = pickle.dumps((serialize(function), list(constants)))
+        _write(file, content)
+        _make_room(file.parent)
+    except Exception as error:  # a full disk, a platform that cannot: the fit goes on
+        logger.info("A compiled program could not be kept: %s", error)
+
+
+def _file(key: str | None) -> Path | None:
+    place = folder() if key is not None else None
+    return None if place is None else place / f"{key}{_SUFFIX}"
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Write all of a file or nothing, whoever else writes it."""
+    with NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
+        try:
+            part.write(content)
+            part.close()
+            os.replace(part.name, file)
+        except BaseException:
+            Path(part.name).unlink(missing_ok=True)
+            raise
+
+
+def _make_room(place: Path) -> None:
+    files = {file: file.stat() for file in place.glob(f"*{_SUFFIX}")}
+    too_many = sum(status.st_size for status in files.values()) - _MOST_BYTES
+    for file, status in sorted(files.items(), key=lambda item: item[1].st_mtime):
+        if too_many <= 0:
+            return
+        # Another process may have been quicker.
+        with contextlib.suppress(OSError):
+            file.unlink()
+        too_many -= status.st_size
