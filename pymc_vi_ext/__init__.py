@@ -29,6 +29,7 @@ _EXPORTS = {
     "StudentTADVI": "inference",
     "MixtureADVI": "inference",
     "LowRankADVI": "inference",
+    "MappedFits": "mapping",
     "FlowADVI": "inference",
     "StopReason": "results",
     "Verdict": "diagnostics",
@@ -37,6 +38,7 @@ _EXPORTS = {
     "correct": "correction",
     "diagnose": "diagnosis",
     "fit": "fitting",
+    "map": "mapping",
     "resume": "fitting",
     "to_datatree": "results",
 }
@@ -85,6 +87,8 @@ if TYPE_CHECKING:
     from pymc_vi_ext.inference import MixtureADVI as MixtureADVI
     from pymc_vi_ext.inference import Pathfinder as Pathfinder
     from pymc_vi_ext.inference import StudentTADVI as StudentTADVI
+    from pymc_vi_ext.mapping import MappedFits as MappedFits
+    from pymc_vi_ext.mapping import map as map
     from pymc_vi_ext.results import FitReport as FitReport
     from pymc_vi_ext.results import StopReason as StopReason
     from pymc_vi_ext.results import to_datatree as to_datatree

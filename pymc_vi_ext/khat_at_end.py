@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 from pymc.variational.operators import KL
 from pymc.variational.opvi import Approximation
@@ -57,9 +56,9 @@ def khat_at_end(method: Method, session: Session, state: FitState) -> tuple[floa
     if not of_a_draw:
         return math.nan, math.nan
     point = [flat_parameters(approx)]
-    started = time.perf_counter()
+    before = state.loop.run_s
     state.losses_at(point, _FIRST, 0)
-    affordable = int(_SECONDS / (time.perf_counter() - started) * _FIRST)
+    affordable = int(_SECONDS / max(state.loop.run_s - before, 1e-9) * _FIRST)
     if affordable < _FEWEST:
         return math.nan, math.nan
     [losses] = state.losses_at(point, min(_DRAWS, affordable), 1)

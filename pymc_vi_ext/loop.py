@@ -12,7 +12,7 @@ import logging
 import math
 import time
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -28,7 +28,7 @@ from pymc_vi_ext.callbacks import Callback, Rule
 from pymc_vi_ext.callbacks.callback import Losses, Unsettled, as_callbacks
 from pymc_vi_ext.callbacks.checkpoint import Saved, describe_option
 from pymc_vi_ext.diagnostics.pareto import GOOD_KHAT, NEARLY_EQUAL
-from pymc_vi_ext.engine import GrowingProgram, Loop, StepProgram
+from pymc_vi_ext.engine import GrowingProgram, Loop, StepProgram, make_loop
 from pymc_vi_ext.errors import INTERRUPT, ApproximationWarning, ConvergenceWarning, warn
 from pymc_vi_ext.interrupts import allowed, check, held
 from pymc_vi_ext.khat_at_end import khat_at_end
@@ -87,6 +87,8 @@ class Call:
         Whether to warn of what the report says; else it is the caller's to do.
     label : str
         Which of several fits of a method this is, for the progress bar.
+    make_loop : callable
+        What compiles the program of the steps.
     """
 
     callbacks: Sequence[Any] = ()
@@ -100,6 +102,7 @@ class Call:
     started: float = field(default_factory=time.perf_counter)
     warns: bool = True
     label: str = ""
+    make_loop: Callable[..., Loop] = make_loop
 
 
 @is_watched(lambda method, n, call, **options: {"n": n, **options})
@@ -167,6 +170,7 @@ def _fit(
         scored=method.scored and score is not False,
         **{name: given.pop(name) for name in _OWN_OPTIONS if name in given},
         more=given,
+        make_loop=call.make_loop,
     )
     clock.construct_s = clock.spent()
     with _drawn(method, call) as progress:
@@ -562,11 +566,10 @@ def _steps(
     first = trace.done
     while trace.done < trace.end:
         every, times = _plan(callbacks, trace.done, trace.end, chunk)
-        started = time.perf_counter()
-        seconds = 0.0
+        before, seconds = loop.run_s, 0.0
         with contextlib.closing(loop.intervals(every, times)) as intervals:
             for losses in intervals:
-                seconds = seconds or time.perf_counter() - started
+                seconds = seconds or loop.run_s - before
                 trace.extend(every if losses is None else len(losses), losses)
                 suspect = losses is None or np.isnan(losses[-1])
                 due = [c for c in callbacks if not c.at_pauses and trace.done % c.every == 0]

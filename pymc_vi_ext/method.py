@@ -12,11 +12,12 @@ import math
 import time
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pymc_vi_ext.callbacks import RULES, Rule
+from pymc_vi_ext.engine import make_loop
 from pymc_vi_ext.objectives import ELBO, Objective
 from pymc_vi_ext.optimizers import Optimizer
 from pymc_vi_ext.options import Options as AnyOptions
@@ -117,6 +118,8 @@ class Request:
         For :func:`pytensor.function`.
     more : mapping of str
         The other options of :meth:`pymc.variational.opvi.ObjectiveFunction.updates`.
+    make_loop : callable
+        What compiles a program: :func:`pymc_vi_ext.engine.make_loop`, or what takes its arguments.
 
     Examples
     --------
@@ -133,6 +136,7 @@ class Request:
     learning_rate: float | None = None
     compile_kwargs: Mapping[str, Any] | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+    make_loop: Callable[..., Loop] = make_loop
 
 
 @dataclass(frozen=True)

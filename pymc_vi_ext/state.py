@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -224,14 +223,14 @@ class FitState:
         found, left = [np.empty(0)], draws
         while left:
             check()
-            asked, started = min(left, self._chunk), time.perf_counter()
+            asked, before = min(left, self._chunk), self.loop.run_s
             losses = self.loop.run(asked)
             assert losses is not None
             found.append(losses)
             if len(losses) < asked:
                 break
             left -= asked
-            if asked == self._chunk and time.perf_counter() - started < _SECONDS_PER_CALL:
+            if asked == self._chunk and self.loop.run_s - before < _SECONDS_PER_CALL:
                 self._chunk *= 4
         return np.concatenate(found)
 

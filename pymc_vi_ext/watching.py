@@ -70,6 +70,16 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
         unwatch(watcher)
 
 
+@contextlib.contextmanager
+def unseen() -> Iterator[None]:
+    """Let no watcher see the fits of the block: they are parts of something else."""
+    token = _inside.set(True)
+    try:
+        yield
+    finally:
+        _inside.reset(token)
+
+
 def is_watched[**P](
     names: Callable[..., dict[str, Any]],
 ) -> Callable[[Callable[P, Approximation]], Callable[P, Approximation]]:

@@ -28,6 +28,10 @@ class Loop(Protocol):
     def compile_s(self) -> float:
         """Seconds spent on compilation so far."""
 
+    @property
+    def run_s(self) -> float:
+        """Seconds spent on steps so far; of several fits side by side, its share."""
+
     def run(self, n: int) -> np.ndarray | None:
         """Take up to `n` steps, fewer after a NaN; losses in nats, or None without a loss."""
 

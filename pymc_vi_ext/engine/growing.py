@@ -105,6 +105,11 @@ class GrowingLoop:
         return self._batches.compile_s + whole
 
     @property
+    def run_s(self) -> float:
+        """Seconds spent on steps so far, of both."""
+        return self._batches.run_s + (0.0 if self._whole is None else self._whole.run_s)
+
+    @property
     def _now(self) -> Loop:
         if not self._program.has_grown:
             return self._batches

@@ -52,6 +52,8 @@ class JaxLoop:
     ----------
     compile_s : float
         Seconds spent on compilation (XLA's and the lowering to it) so far.
+    run_s : float
+        Seconds spent in calls so far.
 
     Raises
     ------
@@ -79,7 +81,7 @@ class JaxLoop:
         self._furthest = self._ahead = 1
         self._constants: list[Any] = []
         self._arrays: list[Any] = []
-        self.compile_s = 0.0
+        self.compile_s = self.run_s = 0.0
         with held(), _double_precision():
             self._load()
 
@@ -141,6 +143,7 @@ class JaxLoop:
     def _call(self, every: int, times: int) -> tuple[int, list[Any]]:
         # An interrupt between the call, which consumes the state, and the assignment of the next
         # would leave none.
+        started = time.perf_counter()
         with held(), _double_precision():
             self._go_back()
             if self._changed_outside():
@@ -148,7 +151,9 @@ class JaxLoop:
             taken, *self._carry, snapshots = self._loop(
                 *self._carry, self._data, np.int32(every), np.int32(times)
             )
-            return int(taken), snapshots
+            taken = int(taken)
+        self.run_s += time.perf_counter() - started
+        return taken, snapshots
 
     def _losses(self, taken: int) -> np.ndarray:
         return np.asarray(self._carry[1])[:taken].copy()
@@ -257,7 +262,7 @@ def _loop(step: JaxStep, scored: bool, ahead: int) -> Any:
         # RNG states are dictionaries which PyTensor's dispatch changes in place.
         arguments = [dict(s) if isinstance(s, dict) else s for s in state]
         outputs = step.function(*arguments, *data)
-        new = [_as(value, old) for value, old in zip(outputs, state, strict=False)]
+        new = [in_type_of(old, value) for value, old in zip(outputs, state, strict=False)]
         if scored:
             loss = jnp.asarray(outputs[-1], buffer.dtype).reshape(())
             buffer = buffer.at[i].set(loss)
@@ -301,8 +306,8 @@ def _from_snapshot(value: np.ndarray, like: Any) -> Any:
     return {JAX_STATE: jax.random.wrap_key_data(array, impl="threefry2x32")}
 
 
-def _as(value: Any, like: Any) -> Any:
-    """Keep the type that the loop started with."""
+def in_type_of(like: Any, value: Any) -> Any:
+    """Return the next value of a part of the state in the type that the loop started with."""
     return value if isinstance(like, dict) else jnp.asarray(value, like.dtype).reshape(like.shape)
 
 

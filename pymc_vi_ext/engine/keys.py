@@ -8,8 +8,8 @@ _WORD = 64
 _INCREMENT = 0x5851F42D4C957F2D14057B7EF767814F
 
 
-def key_from_generator(generator: np.random.Generator) -> jax.Array:
-    """Return the typed threefry key that stands for the state of `generator`.
+def key_data(generator: np.random.Generator) -> np.ndarray:
+    """Return the numbers of the threefry key that stands for the state of `generator`, (2,).
 
     The high half of PCG64's 128-bit state is the key; other generators give 64 bits of a copy's
     stream. Deterministic, and `generator` does not advance.
@@ -21,8 +21,13 @@ def key_from_generator(generator: np.random.Generator) -> jax.Array:
         twin = type(generator.bit_generator)()
         twin.state = state
         word = int(np.random.Generator(twin).integers(1 << _WORD, dtype=np.uint64, endpoint=False))
-    data = np.array([word >> 32, word & 0xFFFFFFFF], dtype=np.uint32)
-    return jax.random.wrap_key_data(jax.device_put(data), impl="threefry2x32")
+    return np.array([word >> 32, word & 0xFFFFFFFF], dtype=np.uint32)
+
+
+def key_from_generator(generator: np.random.Generator) -> jax.Array:
+    """Return the typed key of :func:`key_data`."""
+    data = jax.device_put(key_data(generator))
+    return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
 def generator_from_key(key: np.ndarray) -> np.random.Generator:

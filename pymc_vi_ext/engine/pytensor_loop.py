@@ -34,6 +34,8 @@ class PyTensorLoop:
     ----------
     compile_s : float
         Seconds spent on compilation.
+    run_s : float
+        Seconds spent on steps.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class PyTensorLoop:
         self._scored = program.loss is not None
         self._called = False
         self.compile_s = time.perf_counter() - started
+        self.run_s = 0.0
 
     def run(self, n: int) -> np.ndarray | None:
         """Take up to `n` steps; stop right after a step whose loss is NaN.
@@ -68,13 +71,16 @@ class PyTensorLoop:
             Loss of each step in nats, None where the program has no loss.
         """
         losses = np.empty(n if self._scored else 0)
+        started = time.perf_counter()
         with held():
             for i in range(n):
                 loss = self._step() if self._called else self._first_step()
                 if self._scored:
                     losses[i] = loss
                     if np.isnan(loss):
-                        return losses[: i + 1]
+                        losses = losses[: i + 1]
+                        break
+        self.run_s += time.perf_counter() - started
         return losses if self._scored else None
 
     def intervals(self, every: int, times: int) -> Generator[np.ndarray | None, None, None]:

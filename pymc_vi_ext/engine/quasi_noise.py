@@ -100,6 +100,12 @@ class QuasiNoise:
             found[noise] = pt.specify_shape(point, noise.type.shape)
         return found
 
+    def twin(self) -> QuasiNoise:
+        """Return one for the same program, for a run of its own: it has written nothing yet."""
+        twin = QuasiNoise()
+        twin.place, twin._tables = self.place, self._tables
+        return twin
+
     def begin(self, seed: int) -> None:
         """Take the points of a new sequence, from the next step on."""
         if self._tables:

@@ -60,7 +60,7 @@ class _NoSteps:
 
     def __init__(self, backend: str | None):
         self.backend = backend or "auto"
-        self.compile_s = 0.0
+        self.compile_s = self.run_s = 0.0
 
     def run(self, n: int) -> np.ndarray | None:
         """Return no losses."""

@@ -2,6 +2,8 @@ r"""Newton steps on the ELBO of a mean field Gaussian at fixed draws, in a trust
 
 from __future__ import annotations
 
+import time
+
 from collections.abc import Callable, Generator
 
 import numpy as np
@@ -144,6 +146,7 @@ class NewtonLoop:
         density(points)
         density.hessian_products(points, program.draws)
         self.backend = density.backend
+        self.run_s = 0.0
         # Loss and gradient of the point they belong to.
         self._at: tuple[Vector, float, Vector] | None = None
 
@@ -162,7 +165,10 @@ class NewtonLoop:
         """
         # Between two runs the model's data may have changed.
         self._at = None
-        return np.array([self._step() for _ in range(n)])
+        started = time.perf_counter()
+        losses = np.array([self._step() for _ in range(n)])
+        self.run_s += time.perf_counter() - started
+        return losses
 
     def intervals(self, every: int, times: int) -> Generator[np.ndarray, None, None]:
         """Take `times` runs of `every` steps; yield the losses of each."""

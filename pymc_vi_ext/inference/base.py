@@ -20,7 +20,7 @@ from pymc.vartypes import discrete_types
 
 from pymc_vi_ext.approximations import OneGroup
 from pymc_vi_ext.callbacks import Rule, StagedStop
-from pymc_vi_ext.engine import GrowingLoop, GrowingProgram, Loop, QuasiNoise, StepProgram, make_loop
+from pymc_vi_ext.engine import GrowingLoop, GrowingProgram, Loop, QuasiNoise, StepProgram
 from pymc_vi_ext.errors import warn
 from pymc_vi_ext.gradient_check import check_gradient
 from pymc_vi_ext.inference._start_values import check_start
@@ -192,7 +192,7 @@ class EngineMethod(LoopMethod):
 
         program, optimizer = step()
         compiled = partial(
-            make_loop, backend=request.backend, compile_kwargs=request.compile_kwargs
+            request.make_loop, backend=request.backend, compile_kwargs=request.compile_kwargs
         )
         loop = compiled(program)
         if not (in_batches and judged and size_of_data(model) <= _MOST_NUMBERS):
