@@ -11,37 +11,37 @@ from pymc.pytensorf import floatX
 from pytensor.gradient import disconnected_grad
 
 from pymc_vi_ext.errors import UnknownNameError
+from pymc_vi_ext.inference._pairs import pair_sums
 from pymc_vi_ext.upstream import Kernel
 
 type Pair = tuple[pt.TensorVariable, pt.TensorVariable]
-type Profile = tuple[pt.TensorVariable, pt.TensorVariable, pt.TensorVariable]
 
 
 class Particles(NamedTuple):
-    """What the sums need of all particles.
+    """What a kernel's sums are made of.
 
     Attributes
     ----------
     X, scores : TensorVariable of shape (n, d)
-    scale : sequence of TensorVariable
-        What the kernel's own `scale` returns of `X`.
+    n, d : int
     """
 
     X: pt.TensorVariable
     scores: pt.TensorVariable
-    scale: Sequence[pt.TensorVariable]
+    n: int
+    d: int
 
 
 class Sums(NamedTuple):
-    r"""What some particles :math:`x_i` get from all :math:`x_j`.
+    r"""What each particle :math:`x_i` gets from all :math:`x_j`.
 
     Attributes
     ----------
-    driving : TensorVariable of shape (rows, d)
+    driving : TensorVariable of shape (n, d)
         :math:`\sum_j k(x_j, x_i)\, g_j`, `g` the scores.
-    repulsion : TensorVariable of shape (rows, d)
+    repulsion : TensorVariable of shape (n, d)
         :math:`\sum_j \nabla_{x_j} k(x_j, x_i)`.
-    trace : TensorVariable of shape (rows,), or None
+    trace : TensorVariable of shape (n,), or None
         :math:`\sum_j \operatorname{tr} \nabla_{x_i} \nabla_{x_j} k(x_j, x_i)`; None where unknown.
     """
 
@@ -51,42 +51,38 @@ class Sums(NamedTuple):
 
 
 class SteinKernel(Kernel):
-    """A kernel that gives its sums for a block of particles at a time."""
+    """A kernel that gives its sums over all particles."""
 
-    in_blocks = True
+    has_trace = True
 
-    def scale(self, X: pt.TensorVariable) -> list[pt.TensorVariable]:
-        """Return what all blocks need of all particles, (n, d): bandwidth, means ..."""
-        raise NotImplementedError
-
-    def sums(self, rows: pt.TensorVariable, particles: Particles) -> Sums:
-        """Return the sums over all `particles` for those of `rows`, (rows, d)."""
+    def sums(self, particles: Particles) -> Sums:
+        """Return the sums for all particles."""
         raise NotImplementedError
 
 
 class _Radial(SteinKernel):
-    r"""A kernel :math:`\phi(s)` of the squared distance `s`, with one bandwidth."""
+    r"""A kernel :math:`\phi(\|x - x'\|^2 / b^2)` of the distance, with one bandwidth `b`."""
 
     def bandwidth(self, X: pt.TensorVariable) -> pt.TensorVariable:
+        """Return the square of `b`."""
         raise NotImplementedError
 
-    def profile(self, squares: pt.TensorVariable, bandwidth: pt.TensorVariable) -> Profile:
-        r"""Return :math:`\phi`, :math:`w = -2 \phi'` and :math:`w'` at `squares`."""
+    def profile(self, halves: pt.TensorVariable) -> Sequence[pt.TensorVariable]:
+        r"""Return :math:`\phi`, :math:`w = -2 \phi'` and :math:`-2 w'` at minus half the squares.
+
+        One matrix where the three are the same.
+        """
         raise NotImplementedError
 
-    def scale(self, X: pt.TensorVariable) -> list[pt.TensorVariable]:
-        """Return the bandwidth."""
-        return [self.bandwidth(X)]
-
-    def sums(self, rows: pt.TensorVariable, particles: Particles) -> Sums:
-        """Return the sums, by two products with the kernel's matrices (rows, n)."""
-        X, scores, scale = particles
-        norms = pt.sum(rows**2, axis=1)[:, None] + pt.sum(X**2, axis=1)[None, :]
-        squares = pt.maximum(norms - 2.0 * rows.dot(X.T), 0.0)
-        k, w, w_slope = self.profile(squares, *scale)
-        repulsion = rows * pt.sum(w, axis=1, keepdims=True) - w.dot(X)
-        trace = pt.sum(floatX(X.shape[1]) * w + 2.0 * squares * w_slope, axis=1)
-        return Sums(k.dot(scores), repulsion, trace)
+    def sums(self, particles: Particles) -> Sums:
+        """Return the sums, from particles that are centred and in units of the bandwidth."""
+        X, scores, n, d = particles
+        # Blocks are made before the engine knows the shapes of the particles.
+        X, scores = pt.specify_shape(X, (n, d)), pt.specify_shape(scores, (n, d))
+        width = pt.sqrt(self.bandwidth(X))
+        points = (X - pt.mean(X, axis=0)) / width
+        driving, repulsion, trace = pair_sums(self.profile, points, scores)
+        return Sums(driving, repulsion / width, trace / width**2)
 
 
 def _median_square(X: pt.TensorVariable) -> pt.TensorVariable:
@@ -122,10 +118,9 @@ class RBF(_Radial):
         h = 0.5 * _median_square(X) / pt.log(floatX(X.shape[0]) + floatX(1.0))
         return pt.maximum(h, floatX(1e-12))
 
-    def profile(self, squares: pt.TensorVariable, bandwidth: pt.TensorVariable) -> Profile:
-        """Return the kernel and its slopes."""
-        k = pt.exp(-squares / (2.0 * bandwidth))
-        return k, k / bandwidth, -k / (2.0 * bandwidth**2)
+    def profile(self, halves: pt.TensorVariable) -> Sequence[pt.TensorVariable]:
+        """Return the kernel, which is its own slope."""
+        return [pt.exp(halves)]
 
 
 class InverseMultiquadric(_Radial):
@@ -144,10 +139,11 @@ class InverseMultiquadric(_Radial):
         """Return `c`."""
         return _median_square(X)
 
-    def profile(self, squares: pt.TensorVariable, bandwidth: pt.TensorVariable) -> Profile:
+    def profile(self, halves: pt.TensorVariable) -> Sequence[pt.TensorVariable]:
         """Return the kernel and its slopes."""
-        k = 1.0 / pt.sqrt(1.0 + squares / bandwidth)
-        return k, k**3 / bandwidth, -1.5 * k**5 / bandwidth**2
+        square = 1 / (1 - 2 * halves)
+        k = pt.sqrt(square)
+        return [k, k * square, 3 * k * square**2]
 
 
 class Linear(SteinKernel):
@@ -162,19 +158,15 @@ class Linear(SteinKernel):
     https://arxiv.org/abs/1810.11693
     """
 
-    def scale(self, X: pt.TensorVariable) -> list[pt.TensorVariable]:
-        """Return means and standard deviations, (d,) each."""
-        fixed = disconnected_grad(X)
-        return [pt.mean(fixed, axis=0), pt.std(fixed, axis=0) + floatX(1e-12)]
-
-    def sums(self, rows: pt.TensorVariable, particles: Particles) -> Sums:
+    def sums(self, particles: Particles) -> Sums:
         """Return the sums, without a matrix of all pairs."""
-        X, scores, (mean, spread) = particles
-        n = floatX(X.shape[0])
-        u, own = (X - mean) / spread, (rows - mean) / spread
-        driving = own.dot(u.T.dot(scores)) + pt.sum(scores, axis=0)
-        trace = n * pt.sum(1.0 / spread**2) + pt.zeros_like(rows[:, 0])
-        return Sums(driving, n * own / spread, trace)
+        X, scores, n, _ = particles
+        fixed = disconnected_grad(X)
+        spread = pt.std(fixed, axis=0) + floatX(1e-12)
+        u = (X - pt.mean(fixed, axis=0)) / spread
+        driving = u.dot(u.T.dot(scores)) + pt.sum(scores, axis=0)
+        trace = floatX(n) * pt.sum(1.0 / spread**2) + pt.zeros_like(X[:, 0])
+        return Sums(driving, floatX(n) * u / spread, trace)
 
 
 class LinearRBF(SteinKernel):
@@ -185,32 +177,23 @@ class LinearRBF(SteinKernel):
 
     _linear, _rbf = Linear(), RBF()
 
-    def scale(self, X: pt.TensorVariable) -> list[pt.TensorVariable]:
-        """Return those of both."""
-        return [*self._linear.scale(X), *self._rbf.scale(X)]
-
-    def sums(self, rows: pt.TensorVariable, particles: Particles) -> Sums:
+    def sums(self, particles: Particles) -> Sums:
         """Return the sums of both."""
-        linear = self._linear.sums(rows, particles._replace(scale=particles.scale[:2]))
-        rbf = self._rbf.sums(rows, particles._replace(scale=particles.scale[2:]))
-        return Sums(*(a + b for a, b in zip(linear, rbf, strict=True)))
+        both = zip(self._linear.sums(particles), self._rbf.sums(particles), strict=True)
+        return Sums(*(a + b for a, b in both))
 
 
 class Dense(SteinKernel):
     """A user's function of all particles, ``kernel(X) -> (k, repulsion)``, as PyMC's are."""
 
-    in_blocks = False
+    has_trace = False
 
     def __init__(self, function: Callable[[pt.TensorVariable], Pair]):
         super().__init__()
         self.function = function
 
-    def scale(self, X: pt.TensorVariable) -> list[pt.TensorVariable]:
-        """Return nothing."""
-        return []
-
-    def sums(self, rows: pt.TensorVariable, particles: Particles) -> Sums:
-        """Return the sums for all particles at once."""
+    def sums(self, particles: Particles) -> Sums:
+        """Return the sums of the function's matrix."""
         k, repulsion = self.function(particles.X)
         return Sums(k.dot(particles.scores), repulsion, None)
 

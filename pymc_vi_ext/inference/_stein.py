@@ -16,13 +16,10 @@ from pymc.variational.updates import adagrad_window, total_norm_constraint
 from pytensor.tensor.linalg import cholesky, eigh, solve_triangular
 
 from pymc_vi_ext.errors import UnknownNameError
-from pymc_vi_ext.inference._kernels import Particles, SteinKernel, Sums
+from pymc_vi_ext.inference._kernels import Particles, SteinKernel
 from pymc_vi_ext.objectives.bounds import tempered_power
 from pymc_vi_ext.probe import Probe
 from pymc_vi_ext.upstream import KSDObjective, ObjectiveUpdates
-
-# Entries of a kernel's matrix made at once.
-_MOST_ENTRIES = 2**23
 
 type Matrices = list[pt.TensorVariable]
 
@@ -51,7 +48,8 @@ class SteinObjective(KSDObjective):
         if factor is not None:
             Y = X.dot(factor)
             scores_of_y = solve_triangular(factor, scores.T, lower=True).T
-        driving, repulsion, trace = _sums(self.tf, Y, scores_of_y, op.draws(obj_n_mc), approx.ddim)
+        particles = Particles(Y, scores_of_y, op.draws(obj_n_mc), approx.ddim)
+        driving, repulsion, trace = self.tf.sums(particles)
         direction = (driving * op.weight / floatX(op.temperature) + repulsion) / n
         if factor is not None:
             direction = solve_triangular(factor, direction.T, lower=True, trans=1).T
@@ -121,7 +119,7 @@ class SteinOperator(KSD):
 
     def __call__(self, f: Any) -> SteinObjective:
         """Return the objective with the kernel `f`."""
-        self.returns_loss = isinstance(f, SteinKernel) and f.in_blocks
+        self.returns_loss = isinstance(f, SteinKernel) and f.has_trace
         objective: SteinObjective = super().__call__(f)
         return objective
 
@@ -163,28 +161,6 @@ class SteinOperator(KSD):
             return None
         matrix = PRECONDITIONERS[self.preconditioner](matrices, scores)
         return cholesky((matrix + matrix.T) / 2)
-
-
-def _sums(
-    kernel: SteinKernel, X: pt.TensorVariable, scores: pt.TensorVariable, n: int, d: int
-) -> Sums:
-    """Return the kernel's sums for all `n` particles, in blocks where their matrix is large."""
-    blocks = -(-n * n // _MOST_ENTRIES) if kernel.in_blocks else 1
-    if blocks == 1:
-        return kernel.sums(X, Particles(X, scores, kernel.scale(X)))
-    size = -(-n // blocks)
-    blocks = -(-n // size)
-    # The last block is filled up with the first particles, whose sums are then left out.
-    # A scan wants the shapes of its blocks before the engine knows those of the particles.
-    X, scores = pt.specify_shape(X, (n, d)), pt.specify_shape(scores, (n, d))
-    rows = pt.concatenate([X, X[: blocks * size - n]]).reshape((blocks, size, d))
-    found = pytensor.scan(
-        lambda block, X, scores, *scale: list(kernel.sums(block, Particles(X, scores, scale))),
-        sequences=[rows],
-        non_sequences=[X, scores, *kernel.scale(X)],
-        return_updates=False,
-    )
-    return Sums(*(part.reshape((blocks * size, *part.shape[2:]))[:n] for part in found))
 
 
 def _fisher(matrices: Matrices, scores: pt.TensorVariable) -> pt.TensorVariable:

@@ -46,23 +46,23 @@ def test_sums_are_those_of_the_kernel_and_its_derivatives(name):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6, 2)) * [1.0, 3.0] + [0.0, 5.0]
     scores = rng.normal(size=x.shape)
-    particles, slopes, ours = pt.matrix("x"), pt.matrix("scores"), KERNELS[name]
-    sums = ours.sums(particles[1:4], Particles(particles, slopes, ours.scale(particles)))
+    particles, slopes = pt.matrix("x"), pt.matrix("scores")
+    sums = KERNELS[name].sums(Particles(particles, slopes, *x.shape))
     with python_only():
         function = pm.pytensorf.compile([particles, slopes], list(sums), mode="FAST_COMPILE")
         driving, repulsion, trace = function(x, scores)
     kernel, step = kernel_of(name, x), 1e-4
     units = step * np.eye(2)
-    expected = np.zeros((3, 2)), np.zeros((3, 2)), np.zeros(3)
-    for row, i in enumerate(range(1, 4)):
+    expected = np.zeros((6, 2)), np.zeros((6, 2)), np.zeros(6)
+    for i in range(6):
         for j in range(6):
             a, b = x[j], x[i]
-            expected[0][row] += kernel(a, b) * scores[j]
+            expected[0][i] += kernel(a, b) * scores[j]
             for axis, e in enumerate(units):
-                expected[1][row, axis] += (kernel(a + e, b) - kernel(a - e, b)) / (2 * step)
+                expected[1][i, axis] += (kernel(a + e, b) - kernel(a - e, b)) / (2 * step)
                 corners = kernel(a + e, b + e) - kernel(a + e, b - e)
                 corners += kernel(a - e, b - e) - kernel(a - e, b + e)
-                expected[2][row] += corners / (4 * step**2)
+                expected[2][i] += corners / (4 * step**2)
     for found, wanted in zip((driving, repulsion, trace), expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
@@ -141,7 +141,7 @@ def test_direction_and_discrepancy(name):
 def test_blocks_change_nothing(monkeypatch):
     """The last of the blocks is not full."""
     *_, whole, approx = one_move(20, kernel="linear_rbf")
-    monkeypatch.setattr("pymc_vi_ext.inference._stein._MOST_ENTRIES", 150)
+    monkeypatch.setattr("pymc_vi_ext.inference._pairs._MOST_ENTRIES", 150)
     *_, parts, blocked = one_move(20, kernel="linear_rbf")
     np.testing.assert_allclose(parts, whole, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(blocked.hist, approx.hist, rtol=1e-9)
