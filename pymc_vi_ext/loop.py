@@ -187,7 +187,18 @@ def _fit(
         if new:
             clock.compile_s = prepared.loop.compile_s
             clock.graph_s = max(clock.spent() - clock.construct_s - clock.compile_s, 0.0)
-        seed = call.random_seed
+        seed, beginning = call.random_seed, ""
+        if call.saved is None:
+            before = clock.spent()
+            try:
+                own = method.seed if seed is None else seed
+                beginning = method.find_beginning(session.request, n, own)
+            except KeyboardInterrupt:
+                clock.construct_s += clock.spent() - before
+                end_before_steps(method, call, prepared.loop.backend, clock.timings())
+                progress.finish(method.approx.report, clock.spent())
+                return
+            clock.construct_s += clock.spent() - before
         rng = method.approx.groups[0].rng
         prepared.program.restart(int(rng.randint(2**30)) if seed is None else seed)
         session.seed = seed if seed is not None else method.seed
@@ -198,6 +209,10 @@ def _fit(
         if session.request.rule is not None:
             session.request.rule.clear()
         _run(method, session, n, call, callbacks, clock, progress)
+    if beginning:
+        report: FitReport = method.approx.report
+        evidence = "; ".join(filter(None, [report.evidence, beginning]))
+        method.approx.report = replace(report, evidence=evidence)
     if call.warns:
         warn_of(method.approx)
 

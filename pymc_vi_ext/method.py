@@ -363,6 +363,31 @@ class Method(metaclass=_Timed):
         """Return a new rule of those behind ``convergence="default"``; None if it needs none."""
         return None
 
+    def find_beginning(self, request: Request, n: int, seed: int | None) -> str:
+        """Put the parameters where the steps had better begin, and say where that is.
+
+        Called before the first step of a fit, unless that goes on from a checkpoint.
+
+        Parameters
+        ----------
+        request : Request
+            What the steps were prepared for.
+        n : int
+            Number of these steps, at most.
+        seed : int, optional
+
+        Returns
+        -------
+        str
+            What joins the evidence of the report; empty where the parameters are as they were.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C; where the parameters are by then is the result.
+        """
+        return ""
+
     def conclude(self, ending: Ending) -> Conclusion:
         """Finish the approximation after the last step, and say what there is to say about it.
 

@@ -179,11 +179,12 @@ class FlowGroup(FamilyGroup[FlowOptions]):
             _Planar(d) if options.kind == "planar" else _Coupling(options.kind, d, i, options.width)
             for i in range(options.couplings)
         ]
-        weights = [layer.start(self.rng) for layer in self._layers]
+        weights = np.concatenate([layer.start(self.rng) for layer in self._layers])
+        self._first_weights = floatX(weights)
         return {
             "mu": starting_means(self, start),
             "L_tril": packed_identity(d),
-            "weights": np.concatenate(weights),
+            "weights": weights,
         }
 
     def _takes_params(self) -> bool:
@@ -235,6 +236,17 @@ class FlowGroup(FamilyGroup[FlowOptions]):
     def gaussian_values(self, mean: np.ndarray, cov: np.ndarray) -> dict[str, np.ndarray]:
         """Return the map on top; the Gaussian itself while the couplings are the identity."""
         return {"mu": mean, "L_tril": packed_factor(cov)}
+
+    def is_round(self) -> bool:
+        """Tell whether couplings are those of the start, and scales equal in every direction."""
+        weights, packed = (self.params_dict[name].get_value() for name in ("weights", "L_tril"))
+        rows, columns = np.tril_indices(self.ddim)
+        diagonal = packed[rows == columns]
+        return bool(
+            (weights == self._first_weights).all()
+            and (packed[rows != columns] == 0).all()
+            and np.allclose(diagonal, diagonal[0])
+        )
 
     def coordinates(self) -> list[Coordinates]:
         """Return those of the map on top, and the weights in a unit of their own."""

@@ -83,12 +83,6 @@ def plain(method: str, n: int = 100_000, **options: Any) -> Callable[..., Any]:
     return fit
 
 
-def flow(model: pm.Model, limit: float) -> Any:
-    """Return the flow's fit, begun at the full-rank Gaussian."""
-    begun = vix.fit(method="fullrank_advi", model=model, callbacks=[WallTime(limit)], **QUIET)
-    return vix.fit(20_000, "flow_advi", model, start=begun, callbacks=[WallTime(limit)], **QUIET)
-
-
 DIRECT = ("laplace", "pathfinder")
 METHODS: Mapping[str, Callable[..., Any]] = {
     "mean field": plain("advi"),
@@ -96,7 +90,7 @@ METHODS: Mapping[str, Callable[..., Any]] = {
     "full rank": plain("fullrank_advi"),
     "student t": plain("studentt_advi"),
     "mixture": plain("mixture_advi", K=3, full_rank=True),
-    "flow": flow,
+    "flow": plain("flow_advi", n=20_000),
     "bam": plain("bam", n=5_000),
     "dadvi": plain("dadvi", n=1_000),
     "laplace": plain("laplace"),
