@@ -47,6 +47,7 @@ _MODULES = (
     "callbacks",
     "comparison",
     "correction",
+    "data",
     "diagnostics",
     "engine",
     "inference",

@@ -15,7 +15,6 @@ from pymc.model.fgraph import fgraph_from_model, model_from_fgraph
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.op import Op
-from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.type import RandomType
 
 from pymc_vi_ext.python_only import python_only
@@ -139,7 +138,9 @@ def with_data(model: pm.Model, data: Mapping[str, Any]) -> Alike:
     sets = {len(values) for values in columns}
     if len(sets) != 1 or not min(sets):
         lengths = ", ".join(f"{name} {len(values)}" for name, values in zip(data, columns))
-        raise ValueError(f"The data are of as many sets each, one at least: not {lengths or 'none'}.")
+        raise ValueError(
+            f"The data are of as many sets each, one at least: not {lengths or 'none'}."
+        )
     rows = [list(row) for row in zip(*columns, strict=True)]
     return Alike(model, leaves, list(range(len(rows))), rows)
 
@@ -197,9 +198,7 @@ def _kind(leaf: Variable, value: np.ndarray) -> Any:
 
 
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:
-    return one is other or bool(
-        np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
-    )
+    return one is other or bool(np.array_equal(one, other, equal_nan=one.dtype.kind in "fc"))
 
 
 def _roots(model: pm.Model) -> Iterator[tuple[str, Variable]]:
@@ -246,7 +245,10 @@ def _pairs(first: pm.Model, other: pm.Model, number: int) -> dict[Variable, Vari
 
 
 def _walk(
-    root: Variable, other: Variable, seen: dict[Variable, Variable], leaves: dict[Variable, Variable]
+    root: Variable,
+    other: Variable,
+    seen: dict[Variable, Variable],
+    leaves: dict[Variable, Variable],
 ) -> bool:
     """Go through two graphs side by side, noting their leaves; tell whether they are the same."""
     stack = [(root, other)]
@@ -288,7 +290,10 @@ def _same_leaves(one: Variable, two: Variable) -> bool:
             return False
     elif isinstance(one, SharedVariable) != isinstance(two, SharedVariable):
         return False
-    kinds = [(type(v.type), getattr(v.type, "dtype", None), getattr(v.type, "ndim", None)) for v in (one, two)]
+    kinds = [
+        (type(v.type), getattr(v.type, "dtype", None), getattr(v.type, "ndim", None))
+        for v in (one, two)
+    ]
     return kinds[0] == kinds[1]
 
 

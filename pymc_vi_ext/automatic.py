@@ -18,7 +18,7 @@ from pymc_vi_ext.callbacks import WallTime
 from pymc_vi_ext.correction import correct
 from pymc_vi_ext.diagnostics.verdict import Diagnosis, Verdict
 from pymc_vi_ext.errors import NoDensityError
-from pymc_vi_ext.minibatches import has_minibatches
+from pymc_vi_ext.minibatches import has_minibatches, refuse_streams
 from pymc_vi_ext.results import FitReport, Rung, StopReason, Timings
 from pymc_vi_ext.session import mark_interrupted
 
@@ -77,6 +77,7 @@ def fit_automatically(
     def left() -> float:
         return max(started + max_seconds - time.perf_counter(), 1e-3)
 
+    refuse_streams(model, 'method="auto", whose chains read them at each step,')
     names = [name for name in _LADDER if name != "dadvi" or not has_minibatches(model)]
     rungs: list[Rung] = []
     best: Empirical | None = None

@@ -34,6 +34,7 @@ from pymc_vi_ext.diagnostics.pareto import (
 )
 from pymc_vi_ext.diagnostics.verdict import Check, Diagnosis, Verdict, graded
 from pymc_vi_ext.draws import FEWEST_DRAWS, affordable_draws
+from pymc_vi_ext.minibatches import is_streamed
 from pymc_vi_ext.results import FitReport, StopReason, to_datatree
 
 # Draws of an approximation that are looked at, at most.
@@ -132,7 +133,9 @@ def diagnose(result: Approximation | xr.DataTree, *, random_seed: int | None = N
             "not checked",
             "",
             Verdict.WARN,
-            "A draw reads so much data that enough of them would take minutes.",
+            "No draw can be held against all data, which are read from disk a batch at a time."
+            if is_streamed(result.model)
+            else "A draw reads so much data that enough of them would take minutes.",
         )
         return Diagnosis((*checks, unknown), _MODES)
     tree = to_datatree(result, draws, random_seed=random_seed)
@@ -148,7 +151,7 @@ def _of_draws(tree: xr.DataTree) -> Diagnosis:
         return Diagnosis((*_resampled(tree.attrs), _elsewhere(tree.attrs)), _LOOKED)
     if is_sampled(tree):
         return Diagnosis(tuple(_sampler(tree)), _MODES)
-    if "sample_stats" in tree.children and "log_q" in tree["sample_stats"]:
+    if "sample_stats" in tree.children and {"log_q", "lp"} <= set(tree["sample_stats"].data_vars):
         return Diagnosis(tuple(_weights(tree)), _MODES)
     nothing = Check(
         "density",

@@ -22,8 +22,14 @@ from pymc_vi_ext.engine.density import in_one_vector
 from pymc_vi_ext.engine.labels import in_plain_operations, plain
 from pymc_vi_ext.engine.python_mode import PYTHON_MODE
 from pymc_vi_ext.engine.vectorize import has_scan, over_rows, vectorized_approximation
-from pymc_vi_ext.minibatches import has_minibatches, on_all_data, size_of_data
+from pymc_vi_ext.minibatches import (
+    has_minibatches,
+    is_streamed,
+    on_all_data,
+    size_of_data,
+)
 from pymc_vi_ext.python_only import building, python_only
+from pymc_vi_ext.streams import streams_in
 from pymc_vi_ext.upstream import (
     SLICES_OF_ONE,
     coords_and_dims_for_inferencedata,
@@ -52,7 +58,8 @@ class Drawn:
     values : dict of str to array of shape (draws, \*dims)
         Free variables and Deterministics, by name.
     statistics : dict of str to array of shape (draws,)
-        ``lp``, the joint log density of all data in nats, and ``log_q``, where there is one.
+        ``lp``, the joint log density of all data in nats, and ``log_q``, where there is one. No
+        ``lp`` of data that are read from disk.
     """
 
     points: np.ndarray
@@ -61,8 +68,8 @@ class Drawn:
 
     @property
     def log_weights(self) -> np.ndarray | None:
-        """``lp - log_q`` of each draw, in nats; None of particles, which have no density."""
-        if "log_q" not in self.statistics:
+        """``lp - log_q`` of each draw, in nats; None where one of them is not known."""
+        if not {"lp", "log_q"} <= self.statistics.keys():
             return None
         weights: np.ndarray = self.statistics["lp"] - self.statistics["log_q"]
         return weights.astype(float)
@@ -104,6 +111,8 @@ def draw(
 
 def affordable_draws(approx: Approximation, most: int) -> int:
     """Return how many draws, of `most`, can be looked at in seconds: each reads all data."""
+    if is_streamed(approx.model):
+        return 0
     return min(most, _AFFORDABLE // _numbers_of_a_draw(approx.model, approx.ddim))
 
 
@@ -179,6 +188,10 @@ def as_datatree(
 
     with building():
         observed, constant = find_observations(model), find_constants(model)
+        for rv in model.observed_RVs:
+            if streams_in([model.rvs_to_values[rv]]):
+                # One batch is not what the model has observed.
+                del observed[rv.name]
         coords, dims = labels_of(model, posterior)
     groups = {
         "posterior": posterior,
@@ -264,7 +277,7 @@ def add_posterior_predictive(tree: DataTree, model: pm.Model, random_seed: int |
 
 def _posterior(model: pm.Model) -> tuple[list[str], list[Variable]]:
     """Return what a DataTree has of one draw, as graphs over the value variables, by name."""
-    variables = [*model.free_RVs, *model.deterministics]
+    variables = [*model.free_RVs, *(v for v in model.deterministics if not streams_in([v]))]
     outputs = [plain(v) for v in model.replace_rvs_by_values(variables)]
     return [f"posterior/{v.name}" for v in variables], outputs
 
@@ -275,12 +288,15 @@ def _sampler(approx: Approximation, with_density: bool) -> tuple[list[str], Samp
     Returns names of the values, the function and its generators.
     """
     # One minibatch for all draws would be an error that they share, and that none shows.
-    whole = on_all_data(approx.model) if has_minibatches(approx.model) else None
+    streamed = is_streamed(approx.model)
+    drawn = has_minibatches(approx.model) and not streamed
+    whole = on_all_data(approx.model) if drawn else None
     model = approx.model if whole is None else whole
     view = vectorized_approximation(approx, whole)
     names, outputs = _posterior(model)
     values = [plain(model.rvs_to_values[rv]) for rv in model.free_RVs]
     points = pt.concatenate([v.ravel().astype(view.symbolic_randoms[0].dtype) for v in values])
+    with_density = with_density and not streamed
     names += ["points", "lp"] if with_density else ["points"]
     densities = [model.logp()] if with_density else []
     nodes = view.symbolic_sample_over_posterior([*outputs, points, *densities])
@@ -309,7 +325,7 @@ def _mode(nodes: Sequence[Variable]) -> Mode:
 
 def _numbers_of_a_draw(model: pm.Model, d: int) -> int:
     """Return how many numbers a draw in `d` dimensions reads: its own, and all data."""
-    behind = size_of_data(model) if has_minibatches(model) else 0
+    behind = size_of_data(model) if has_minibatches(model) and not is_streamed(model) else 0
     return max([d, behind, *(np.size(values) for values in find_observations(model).values())])
 
 

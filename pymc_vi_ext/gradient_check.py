@@ -17,7 +17,7 @@ from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.engine import GrowingProgram, Loop, Program, StepProgram
 from pymc_vi_ext.engine.density import refuse_lost
-from pymc_vi_ext.minibatches import on_all_data
+from pymc_vi_ext.minibatches import is_streamed, on_all_data
 from pymc_vi_ext.probe import Probe, is_lost
 from pymc_vi_ext.upstream import layout, reseed_rngs
 
@@ -73,7 +73,9 @@ def check_gradient(approx: Approximation, program: Program, loop: Loop) -> None:
     if lost:
         # On batches that differ from call to call no gradient can be told from another.
         model = approx.model
-        refuse_lost(on_all_data(model), loop.backend, lost)
+        # Of data that are read from disk the model itself holds one batch, which stays the same.
+        whole = model if is_streamed(model) else on_all_data(model)
+        refuse_lost(whole, loop.backend, lost)
 
 
 def _directions(
@@ -111,7 +113,7 @@ def _columns(signs: np.ndarray, where: slice) -> np.ndarray:
 
 def _is_lost_along(
     approx: Approximation,
-    program: Program,
+    program: StepProgram | GrowingProgram,
     probe: Probe,
     loop: Loop,
     directions: dict[SharedVariable, np.ndarray],
@@ -128,6 +130,7 @@ def _is_lost_along(
                 moved = value + side * directions[parameter]
                 parameter.set_value(moved.astype(value.dtype))
             reseed_rngs(program.rngs, seed)
+            program.feed.begin_at(0)
             loop.run(1)
             loop.write_back(internals=False)
             found.append([float(v.get_value()) for v in (probe.value, probe.slope)])

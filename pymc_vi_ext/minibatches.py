@@ -1,4 +1,4 @@
-"""Models on minibatches: what their losses are divided by, and the same graphs on all data."""
+"""Models on batches: what their losses are divided by, and the same graphs on all data."""
 
 from __future__ import annotations
 
@@ -16,14 +16,36 @@ from pytensor.graph.traversal import ancestors, toposort
 from pytensor.tensor.type_other import NoneConst
 
 from pymc_vi_ext.python_only import python_only
+from pymc_vi_ext.streams import streams_in
 from pymc_vi_ext.upstream import MinibatchOp, MinibatchRandomVariable, made_anew
 
 _PYTHON = Mode(linker="py", optimizer=None)
 
 
 def has_minibatches(model: pm.Model) -> bool:
-    """Tell whether the log density of `model` reads minibatches."""
-    return any(True for _ in _minibatches(_read(model)))
+    """Tell whether `model` reads batches, be they drawn from memory or read from disk."""
+    return any(True for _ in _minibatches(_read(model))) or is_streamed(model)
+
+
+def is_streamed(model: pm.Model) -> bool:
+    """Tell whether `model` reads batches of data that are not in memory."""
+    return bool(streams_in(_read(model)))
+
+
+def refuse_streams(model: pm.Model, what: str) -> None:
+    """Raise a ValueError if all data of `model` cannot be read at once, for `what` reads them.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    what : str
+        Completes "... needs all data at once".
+    """
+    if is_streamed(model):
+        raise ValueError(
+            f"{what} needs all data at once, and those of vix.data.Batches are read a batch at a "
+            "time: build the model on data in memory for this, on some of the rows for instance."
+        )
 
 
 def on_all_data(model: pm.Model) -> pm.Model:
@@ -32,7 +54,13 @@ def on_all_data(model: pm.Model) -> pm.Model:
     The model itself where there are none. Its variables have the same names, in the same order;
     data that are shared variables are shared. Totals are kept, so that a total which is the size of
     the data weighs them by 1.
+
+    Raises
+    ------
+    ValueError
+        If the data are read from disk, a batch at a time.
     """
+    refuse_streams(model, "This")
     if not has_minibatches(model):
         return model
     graph, _ = fgraph_from_model(model)
@@ -59,7 +87,7 @@ def on_all_data(model: pm.Model) -> pm.Model:
 
 
 def size_of_data(model: pm.Model) -> int:
-    """Return how many numbers minibatches are drawn from, in all."""
+    """Return how many numbers minibatches are drawn from, in all; of those in memory."""
     data = {v for node in _minibatches(_read(model)) for v in node.inputs[:-1]}
     return sum(int(np.prod(_shape(variable))) for variable in data)
 
@@ -92,6 +120,7 @@ def doubtful_totals(model: pm.Model) -> list[str]:
     for variable in model.observed_RVs:
         value = model.rvs_to_values[variable]
         rows = [_shape(node.inputs[0])[0] for node in _minibatches([value])]
+        rows += [stream.total_size for stream in streams_in([value])]
         if not rows:
             continue
         if not isinstance(variable.owner.op, MinibatchRandomVariable):
@@ -118,8 +147,17 @@ def separate_batches(model: pm.Model) -> list[str]:
     """
     sentences = []
     for variable in model.observed_RVs:
-        nodes = _minibatches([variable, model.rvs_to_values[variable]])
-        if len({node.inputs[-1] for node in nodes}) > 1:
+        graphs = [variable, model.rvs_to_values[variable]]
+        nodes = _minibatches(graphs)
+        calls = {node.inputs[-1] for node in nodes}
+        streams = streams_in(graphs)
+        if len(streams) > 1 or (streams and calls):
+            sentences.append(
+                f"What `{variable.name}` is observed at, and what predicts it, come from different "
+                "Batches, whose rows do not belong together. Take them from one: "
+                'batches["X"], batches["y"].'
+            )
+        elif len(calls) > 1:
             sentences.append(
                 f"What `{variable.name}` is observed at, and what predicts it, were drawn by "
                 "separate calls of pm.Minibatch, which pick different rows. Draw them in one: "

@@ -67,6 +67,9 @@ class Optimizer:
     def settle(self) -> None:
         """Leave the lengths of steps as they are: what follows is averaged."""
 
+    def arrive(self) -> None:
+        """Do what is to be done where parameters have been set, and no step has led there."""
+
     def linearise(self, scale: float) -> float:
         """Make moves linear in each gradient, where it can.
 
@@ -115,6 +118,11 @@ class Together(Optimizer):
         """Leave the lengths of steps as they are."""
         for optimizer in self.optimizers:
             optimizer.settle()
+
+    def arrive(self) -> None:
+        """Let all know that parameters have been set."""
+        for optimizer in self.optimizers:
+            optimizer.arrive()
 
     def linearise(self, scale: float) -> float:
         """Make moves linear, of all that can."""
@@ -296,6 +304,10 @@ class WhitenedAdam(Optimizer):
         self._clip.set_value(floatX(_CLIP))
         self._rate.set_value(floatX(self.learning_rate))
         self._momentum.set_value(floatX(_BETA1))
+        self.arrive()
+
+    def arrive(self) -> None:
+        """Measure travel from where the means are now: no step has led here."""
         for location, slow in self._slow.items():
             slow.set_value(location.get_value())
 

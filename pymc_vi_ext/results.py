@@ -16,8 +16,9 @@ from pymc_vi_ext._show import ShortTable, seconds_shown, shown
 from pymc_vi_ext.diagnostics.verdict import Diagnosis, Verdict
 from pymc_vi_ext.draws import add_log_likelihood, add_posterior_predictive, as_datatree, draw
 from pymc_vi_ext.fit_record import attributes_of, variational_group
-from pymc_vi_ext.minibatches import on_all_data
+from pymc_vi_ext.minibatches import is_streamed, on_all_data, refuse_streams
 from pymc_vi_ext.options import whole_number
+from pymc_vi_ext.streams import streams_in
 
 
 class StopReason(enum.Enum):
@@ -354,6 +355,8 @@ def to_datatree(
         ``constant_data`` as :func:`pymc.sample` gives them; ``log_likelihood`` and
         ``posterior_predictive``, (chain, draw, \*dims), where they are asked for. With
         ``pm.Minibatch`` everything is of all data: ``lp``, Deterministics, the data themselves.
+        What would read all data of :class:`pymc_vi_ext.data.Batches` is not there, and the
+        attribute ``not_evaluated`` names it.
 
         ``variational``: ``loss`` (step), where there is a history; its attribute ``long_name`` says
         what it is, as ``report.loss`` does. Below it is a group for each of the approximation's,
@@ -372,7 +375,7 @@ def to_datatree(
     ------
     ValueError
         If `draws` is not positive, or the model observes nothing of which there could be a
-        log likelihood, or that could be repeated.
+        log likelihood, or that could be repeated, or reads its data from disk.
 
     Examples
     --------
@@ -391,11 +394,14 @@ def to_datatree(
     ['x[0]', 'x[1]']
     """
     draws = whole_number("draws", draws)
-    model = on_all_data(approx.model)
+    streamed = is_streamed(approx.model)
+    model = approx.model if streamed else on_all_data(approx.model)
     of_data = {"log_likelihood": log_likelihood, "posterior_predictive": posterior_predictive}
     asked = [name for name, wanted in of_data.items() if wanted]
     if asked and not model.observed_RVs:
         raise ValueError(f"The model has no observed variables: leave out {' and '.join(asked)}.")
+    if asked:
+        refuse_streams(model, asked[0])
     drawn = draw(approx, draws, random_seed)
     tree = as_datatree(
         model,
@@ -403,6 +409,9 @@ def to_datatree(
         {name: values[None] for name, values in drawn.statistics.items()},
     )
     tree.attrs |= attributes_of(approx)
+    if streamed:
+        of_rows = [v.name for v in model.deterministics if streams_in([v])]
+        tree.attrs["not_evaluated"] = ", ".join(["lp", "observed_data", *of_rows])
     tree["variational"] = variational_group(approx)
     if log_likelihood:
         add_log_likelihood(tree, model)

@@ -17,7 +17,8 @@ from pymc.variational.opvi import Approximation
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.approximations.parameters import flat_parameters, set_parameters
-from pymc_vi_ext.engine import GrowingProgram, QuasiNoise, StepProgram, numbers_computed
+from pymc_vi_ext.engine import Feed, GrowingProgram, QuasiNoise, StepProgram, numbers_computed
+from pymc_vi_ext.engine.quasi_noise import mirrored
 from pymc_vi_ext.interrupts import check, held
 from pymc_vi_ext.upstream import reseed_rngs
 
@@ -113,6 +114,13 @@ class FitState:
         return QuasiNoise()
 
     @property
+    def feed(self) -> Feed:
+        """What brings the steps data from outside of memory; nothing where they are in it."""
+        if isinstance(self.program, StepProgram | GrowingProgram):
+            return self.program.feed
+        return Feed()
+
+    @property
     def reads_all_data(self) -> bool:
         """Whether losses are evaluated on all data behind minibatches."""
         return isinstance(self.program, GrowingProgram)
@@ -133,7 +141,8 @@ class FitState:
         """Return losses of steps that do not move, with the same random numbers at each point.
 
         The program compiled for the steps runs with a learning rate of 0; of two, that on all data.
-        The fit is left as it was.
+        Where data are fed to it, it is the next batches, the same at each point. The fit is left as
+        it was.
 
         Parameters
         ----------
@@ -150,20 +159,30 @@ class FitState:
         """
         losses = np.full((len(points), draws), np.inf)
         with self._aside(scale=0.0):
+            first = self.feed.position
             for row, point in zip(losses, points, strict=True):
                 set_parameters(self.approx, point)
                 reseed_rngs(self.program.rngs, seed)
+                self.feed.begin_at(first)
                 found = self._losses_here(draws)
                 row[: len(found)] = np.where(np.isnan(found), np.inf, found)
         return losses
 
     def mean_moves(
-        self, points: Sequence[np.ndarray], draws: int, seeds: Sequence[int]
+        self,
+        points: Sequence[np.ndarray],
+        draws: int,
+        seeds: Sequence[int],
+        stretches: Sequence[int] | None = None,
     ) -> np.ndarray:
         """Return mean moves of the parameters, of quasi-random draws.
 
         Those of steps which hardly move, in place of a gradient: one is 0 where the mean gradient
         is, if the optimizer's moves are linear. The fit is left as it was.
+
+        Where data are fed, the same batches are gone through a second time with the mirror images
+        of the draws: what a batch adds to the slopes of scales is its noise times the draw, which
+        cancels.
 
         Parameters
         ----------
@@ -173,6 +192,9 @@ class FitState:
             Steps at each point, of a program whose noise has been replaced.
         seeds : sequence of int
             Of the draws at each point.
+        stretches : sequence of int, optional
+            Which stretch of `draws` batches each point sees, counted from the start of the next
+            pass, where data are fed; the first by default.
 
         Returns
         -------
@@ -180,15 +202,25 @@ class FitState:
             NaN where a loss is.
         """
         moves = np.full((len(points), len(points[0])), np.nan)
+        stretches = [0] * len(points) if stretches is None else stretches
         with self._aside(scale=_HARDLY):
-            for move, point, seed in zip(moves, points, seeds, strict=True):
-                set_parameters(self.approx, point)
-                # Minibatches, where there are some, are the same at every point.
-                reseed_rngs(self.program.rngs, seed)
-                self.quasi_noise.begin(seed)
-                if self._takes_quasi_steps(draws):
-                    self.sync()
-                    move[:] = (flat_parameters(self.approx) - point) / (draws * _HARDLY)
+            first = self.feed.start_of_pass()
+            for move, point, seed, stretch in zip(moves, points, seeds, stretches, strict=True):
+                sides = [seed, mirrored(seed)] if self.feed else [seed]
+                moved = []
+                for side in sides:
+                    set_parameters(self.approx, point)
+                    if self.feed:
+                        self.feed.begin_at(first + stretch * draws)
+                        self.optimizer.arrive()
+                    # Minibatches, where there are some, are the same at every point.
+                    reseed_rngs(self.program.rngs, seed)
+                    self.quasi_noise.begin(side)
+                    if self._takes_quasi_steps(draws):
+                        self.sync()
+                        moved.append((flat_parameters(self.approx) - point) / (draws * _HARDLY))
+                if len(moved) == len(sides):
+                    move[:] = np.mean(moved, axis=0)
         return moves
 
     def _takes_quasi_steps(self, steps: int) -> bool:

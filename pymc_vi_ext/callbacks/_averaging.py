@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 
@@ -20,9 +21,13 @@ _FORGETTING = 1 / 4
 _BATCHES = (4, 12)
 
 
-def phase_lengths(steps: int) -> list[int]:
-    """Return the lengths of the phases that `steps` are enough for, none if that is only one."""
-    lengths = [_FIRST * RATIO**phase for phase in range(_PHASES)]
+def phase_lengths(steps: int, least: float = 0.0) -> list[int]:
+    """Return the lengths of the phases that `steps` are enough for, none if that is only one.
+
+    The first has `least` steps at least.
+    """
+    first = LOOK * math.ceil(max(_FIRST, least) / LOOK)
+    lengths = [first * RATIO**phase for phase in range(_PHASES)]
     # A phase begins at the next multiple of the steps between two looks.
     ends = itertools.accumulate(length + LOOK for length in lengths)
     enough = [length for length, end in zip(lengths, ends, strict=True) if end <= steps]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,17 +21,22 @@ from pymc_vi_ext.state import FitState
 _JACOBIAN_DRAWS = 256
 # Sequences and draws of each; and how many times smaller than the accuracy the last step on them
 # and the standard errors must be to end it there: errors of few draws are not well known.
-_ROUNDS = ((4, 256, 1e12), (16, 256, 10.0), (16, 1_024, 1.0))
+_ROUNDS: Rounds = ((4, 256, 1e12), (16, 256, 10.0), (16, 1_024, 1.0))
+# The same of data that are fed, in stretches of whole passes over them.
+_SEQUENCES_FED = ((2, 1e12), (6, 2.0))
 # How often sequences are added at most, and steps on the same ones.
 _MOST_TIMES, _MOST_STEPS = 5, 10
 # Most parameters of a Jacobian; evaluations that a round takes as a rule, and the fewest rounds.
-_MOST_PARAMETERS, _EVALUATIONS, _FEWEST_ROUNDS = 300, 2, 2
+MOST_PARAMETERS, _EVALUATIONS, _FEWEST_ROUNDS = 300, 2, 2
 # How far a parameter is moved for its column: so much in means (in sds) or logarithms of sds.
 _CHANGE = 0.05
 # Steps are no longer than this, in means or log sds.
 _FURTHEST = 1.0
 # From this condition number on, in units of what parameters do to moments, a Jacobian is singular.
 _SINGULAR = 1e6
+
+
+Rounds = tuple[tuple[int, int, float], ...]
 
 
 class Root(NamedTuple):
@@ -64,6 +70,11 @@ def root_near(
     :math:`-J^{-1} G_r` there is the standard error of the result: sequences are scrambled
     independently (Owen, 1997). No learning rate is in it, and no direction is too long for it.
 
+    Where data are fed, the draws of a sequence go with batches of whole passes over them, each
+    sequence with the next passes, so that the mean over a sequence is that over all data: no noise
+    of batches is in it, but for the rows of a last batch that belong to the next pass, which the
+    spread shows.
+
     Parameters
     ----------
     state : FitState
@@ -85,8 +96,9 @@ def root_near(
 
     Liu, S. and Owen, A. (2021). Quasi-Monte Carlo quasi-Newton in variational Bayes. JMLR 22(243).
     """
-    left = most - (len(point) + 1) * _JACOBIAN_DRAWS
-    if len(point) > _MOST_PARAMETERS or not state.quasi_noise.rows or left < _cost(_FEWEST_ROUNDS):
+    left = most - _steps(state, (len(point) + 1) * _JACOBIAN_DRAWS)
+    rounds = _rounds(state)
+    if len(point) > MOST_PARAMETERS or not state.quasi_noise.rows or left < _cost(state):
         return None
     approx = state.approx
     units = _units(approx, point)
@@ -102,12 +114,13 @@ def root_near(
 
     def moves_at(point: np.ndarray, draws: int, own: Sequence[int]) -> np.ndarray:
         nonlocal left
-        left -= len(own) * draws
-        moves: np.ndarray = state.mean_moves([point] * len(own), draws, own) / units
+        left -= _steps(state, len(own) * draws)
+        stretches = [number - seed - 1 for number in own]
+        moves: np.ndarray = state.mean_moves([point] * len(own), draws, own, stretches) / units
         return moves
 
-    for number, (sequences, draws, surely) in enumerate(_ROUNDS):
-        if number >= _FEWEST_ROUNDS and left < _EVALUATIONS * sequences * draws:
+    for number, (sequences, draws, surely) in enumerate(rounds):
+        if number >= _FEWEST_ROUNDS and left < _steps(state, _EVALUATIONS * sequences * draws):
             break
         own = list(itertools.islice(seeds, sequences))
         moves = moves_at(point, draws, own)
@@ -129,7 +142,7 @@ def root_near(
         if np.all(np.maximum(errors, lengths) * surely < accuracy):
             break
     for _ in range(_MOST_TIMES):
-        if np.all(np.asarray(errors) < accuracy) or left < size * of_one:
+        if np.all(np.asarray(errors) < accuracy) or left < _steps(state, size * of_one):
             break
         own = list(itertools.islice(seeds, size))
         moves = np.concatenate([moves, moves_at(point, of_one, own)])
@@ -138,9 +151,29 @@ def root_near(
     return Root(end, *errors, len(moves) * of_one)
 
 
-def _cost(rounds: int) -> int:
-    """Return about how many draws the first rounds take."""
-    return sum(_EVALUATIONS * sequences * draws for sequences, draws, *_ in _ROUNDS[:rounds])
+def steps_of_root(state: FitState, size: int) -> int:
+    """Return about how many steps :func:`root_near` takes at least, of `size` parameters."""
+    return _steps(state, (size + 1) * _JACOBIAN_DRAWS) + _cost(state)
+
+
+def _steps(state: FitState, draws: int) -> int:
+    """Return how many steps draws take: of data that are fed, each and its mirror image."""
+    return 2 * draws if state.feed else draws
+
+
+def _rounds(state: FitState) -> Rounds:
+    """Return sequences, draws of each and what is asked of their errors, round by round."""
+    if not state.feed:
+        return _ROUNDS
+    a_pass = state.feed.steps_a_pass
+    draws = round(math.ceil(_ROUNDS[0][1] / a_pass) * a_pass)
+    return tuple((sequences, draws, surely) for sequences, surely in _SEQUENCES_FED)
+
+
+def _cost(state: FitState) -> int:
+    """Return about how many steps the first rounds take."""
+    fewest = _rounds(state)[:_FEWEST_ROUNDS]
+    return _steps(state, sum(_EVALUATIONS * size * draws for size, draws, _ in fewest))
 
 
 def _updated(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:

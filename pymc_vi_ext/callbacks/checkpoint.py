@@ -28,6 +28,7 @@ from pymc_vi_ext.callbacks.callback import Callback, Losses
 from pymc_vi_ext.errors import warn
 from pymc_vi_ext.options import positive
 from pymc_vi_ext.state import FitState, running
+from pymc_vi_ext.streams import streams_in
 from pymc_vi_ext.upstream import layout
 
 _FORMAT = 1
@@ -251,13 +252,14 @@ def describe_model(approx: Approximation) -> dict[str, dict[str, str]]:
     }
     model = approx.model
     observed = {}
-    for rv in model.observed_RVs:
-        value = model.rvs_to_values[rv]
+    values = [model.rvs_to_values[rv] for rv in model.observed_RVs]
+    for rv, value in zip(model.observed_RVs, values, strict=True):
         data = getattr(value, "data", None)
         if data is None and isinstance(value, SharedVariable):
             data = value.get_value(borrow=True)
         observed[rv.name] = str(value.type) if data is None else _fingerprint(data)
-    return {"variable": variables, "observed variable": observed}
+    streams = {", ".join(s.variables): str(s) for s in streams_in([*model.basic_RVs, *values])}
+    return {"variable": variables, "stream": streams, "observed variable": observed}
 
 
 def describe_option(value: Any) -> Any:

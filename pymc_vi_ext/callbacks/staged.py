@@ -23,7 +23,7 @@ from pymc_vi_ext.callbacks._averaging import (
     settled_part,
     standard_errors,
 )
-from pymc_vi_ext.callbacks._root import root_near
+from pymc_vi_ext.callbacks._root import MOST_PARAMETERS, root_near, steps_of_root
 from pymc_vi_ext.callbacks._statistics import mean_and_error
 from pymc_vi_ext.callbacks.callback import Losses, Rule, Unsettled
 from pymc_vi_ext.options import positive, whole_number
@@ -66,6 +66,9 @@ _TAIL, _HEAVY, _LARGE_ERROR = 20, 0.7, 0.1
 _IMPRECISE = 2.0
 # What a step costs however few its numbers are, in numbers.
 _FIXED_WORK = 2_000
+# Passes over data that are fed, of the shortest phase; and how many times the errors asked for are
+# allowed there.
+_PASSES_OF_PHASE, _NEAR = 8, 5.0
 # Standard deviations are to be known better than means.
 _OF_SDS = 1.5
 # Without a loss: stages, and the change of moments that ends one.
@@ -124,6 +127,14 @@ class StagedStop(Rule):
     A first rate that is too large shows: the fit begins anew at a third of it when it meets a NaN,
     or when the losses are far above those of its first steps, up to five times.
 
+    Data that are read from disk (:class:`pymc_vi_ext.data.Batches`) are never there all at once,
+    and nothing that a batch says is taken for convergence. Stages on batches end where what is left
+    to gain is lost in their noise. Then comes the root of the mean gradient, by Newton's method
+    with the means over whole passes, in which the noise of batches cancels; with more than 300
+    parameters, averages over phases of at least eight passes. These passes count as steps of `n`.
+    A fit for which `n` leaves too few of them, or whose errors stay above five times `accuracy`,
+    goes on to its last step and has not converged.
+
     Methods without a loss (particles) end a stage when their means and standard deviations
     change by less than 2 % of the standard deviation between those quarters, and stop after three
     stages.
@@ -173,7 +184,7 @@ class StagedStop(Rule):
     _saved = (
         *("stage", "next_check", "blocks", "pending", "joined", "best", "draws_seed", "gap"),
         *("restarts", "start", "first_losses", "failures", "every", "reached", "gain", "limit"),
-        *("phases", "phase_began", "averages", "linear"),
+        *("phases", "phase_began", "averages", "linear", "endless"),
     )
 
     _rows = ("blocks", "pending", "averages")
@@ -212,7 +223,7 @@ class StagedStop(Rule):
 
     def begin(self, approx: Approximation) -> None:
         """Begin at the present parameters."""
-        if self._phases:
+        if self._phases or self._endless:
             # Where `refine` goes on, the optimizer begins anew.
             self._leave_average(self._running(approx))
         self._start = flat_parameters(approx)
@@ -275,6 +286,8 @@ class StagedStop(Rule):
         self._phase_began = 0
         self._linear = 1.0
         self._averages: list[np.ndarray] = []
+        # Whether steps on batches go on, and nothing can say any more that they have converged.
+        self._endless = False
         # The tolerance, or what losses are rounded to where that is more.
         self._limit = self.tolerance
         self._next_stage()
@@ -304,7 +317,7 @@ class StagedStop(Rule):
         if losses is not None and self._first_losses is None:
             self._first_losses = losses[-steps:].copy()
         taken = len(self._blocks) * self._joined * self.every
-        if taken < self._next_check or len(self._blocks) < 4:
+        if taken < self._next_check or len(self._blocks) < 4 or self._endless:
             return
         self._next_check = int(taken * _GROWTH)
         blocks = np.asarray(self._blocks)
@@ -324,6 +337,8 @@ class StagedStop(Rule):
             settled = self._elbo_settled(state, losses, taken, early, late, both)
         if settled and state.in_batches:
             self._grow(state, both)
+        elif settled and losses is not None and state.feed:
+            self._end_batches(state, both, taken, i)
         elif settled:
             self._end_stage(state, losses is not None, both, taken, i)
 
@@ -337,6 +352,31 @@ class StagedStop(Rule):
         self._best = None
         self.restart_block()
         self._next_stage()
+
+    def _end_batches(self, state: FitState, both: np.ndarray, taken: int, i: int) -> None:
+        """Go on with passes over data that are read from disk, from the average over batches."""
+        set_parameters(state.approx, both)
+        state.optimizer.settle()
+        self._best = both
+        self._reached = (
+            f"what the average of {taken // 2:,} iterates on batches may still gain is lost in "
+            "their noise"
+        )
+        self._begin_average(state, i)
+
+    def _go_on_without_end(self, state: FitState, why: str) -> None:
+        """Go on at a smaller rate to the last step; the average of the last half is the result."""
+        if self._best is not None:
+            set_parameters(state.approx, self._best)
+        state.scale_rate(_RATE_RATIO)
+        if self._linear > 1:
+            state.optimizer.linearise(state.rate / self._linear)
+        state.quasi_noise.rest()
+        self._every, self._phases, self._averages = _EVERY, [], []
+        self.restart_block()
+        self._next_stage()
+        self._endless = True
+        self._status = self._gap = f"on batches alone: {why}"
 
     def _collect(self) -> None:
         count = max(float(self._count.get_value()), 1.0)
@@ -423,7 +463,8 @@ class StagedStop(Rule):
         noise, noise_error = mean_and_error((at[0] + at[1]) / 2 - at[2])
         if self._best is not None:
             self._gain = mean_and_error(at[3] - at[2])
-        if state.in_batches and drift - 2 * drift_error < 2 * max(limit, noise + 2 * noise_error):
+        on_batches = state.in_batches or bool(state.feed)
+        if on_batches and drift - 2 * drift_error < 2 * max(limit, noise + 2 * noise_error):
             return True
         worst = max((abs(drift) + 2 * drift_error) / 2, noise + 2 * noise_error)
         self._say(f"stage {self._stage + 1}: {worst:.2g} nat", limit)
@@ -434,7 +475,7 @@ class StagedStop(Rule):
         points = points + ([] if self._best is None else [self._best])
         most = max(_FEWEST_DRAWS, int(taken * _DRAWS_PART))
         draws = _FEWEST_PASSES if state.reads_all_data else most
-        if state.in_batches:
+        if state.in_batches or state.feed:
             # Whether the rest is lost in the noise of batches, few draws tell.
             most = draws
         self._draws_seed += 1
@@ -461,6 +502,9 @@ class StagedStop(Rule):
     ) -> None:
         approx, rate = state.approx, state.rate
         if not scored:
+            if self._stage + 1 == _MOMENT_STAGES and state.feed:
+                self._go_on_without_end(state, "no loss tells what their noise hides")
+                return
             if self._stage + 1 == _MOMENT_STAGES:
                 raise StopIteration(
                     f"means and standard deviations stay within {_MOMENT_TOLERANCE:.0%} at "
@@ -503,17 +547,28 @@ class StagedStop(Rule):
         """Begin the last average, where it costs next to nothing."""
         assert self._best is not None
         if self.accuracy is None or not state.optimizer.linear or not _has_moments(state):
+            if state.feed:
+                self._go_on_without_end(state, "no means over passes can be asked for")
+                return
             self._accept_stages(state)
         affordable = _MOST_WORK / (state.work + _FIXED_WORK)
+        if state.feed:
+            # A pass is worth its price, as far as the fit may go.
+            affordable = state.end - i
         # In float32 so small moves would be lost.
         linear = state.optimizer.linearise(_NO_MOVE) if _precision() == "float64" else 1.0
         if linear > 1:
             self._look_for_root(state, affordable)
-        phases = phase_lengths(int(min(affordable, state.end - i)))
-        if not phases:
+        least = _PASSES_OF_PHASE * state.feed.steps_a_pass
+        phases = phase_lengths(int(min(affordable, state.end - i)), least)
+        if not phases and not state.feed:
             self._accept_stages(state)
         state.scale_rate(linear)
-        self._linear, self._phases, self._every = linear, phases, LOOK
+        self._linear = linear
+        if not phases:
+            self._go_on_without_end(state, self._too_few_passes(state, i))
+            return
+        self._phases, self._every = phases, LOOK
         self._begin_phase(state, self._best)
 
     def _look_for_root(self, state: FitState, affordable: float) -> None:
@@ -522,11 +577,14 @@ class StagedStop(Rule):
         assert self._best is not None
         accuracy = self.accuracy, self.accuracy / _OF_SDS
         root = root_near(state, self._best, accuracy, affordable)
+        if root is not None and state.feed and not self._is_near(root.of_means, root.of_sds):
+            root = None
         if root is not None and self._as_good(state, root.point):
             self._accept(
                 state,
                 root.point,
-                f"{self._reached}; there Newton's method, on {root.draws:,} quasi-random draws, "
+                f"{self._reached}; there Newton's method, on {root.draws:,} quasi-random draws"
+                f"{_passes(state, root.draws)}, "
                 f"ended with {_standard_errors_as_text(root.of_means, root.of_sds)}",
                 self._error_allowed(root.of_means, root.of_sds),
             )
@@ -542,6 +600,18 @@ class StagedStop(Rule):
     def _is_precise(self, of_means: float, of_sds: float, times: float = 1.0) -> bool:
         assert self.accuracy is not None
         return max(of_means, _OF_SDS * of_sds) < times * self.accuracy
+
+    def _is_near(self, of_means: float, of_sds: float) -> bool:
+        """Tell whether errors are small enough where nothing else judges the posterior."""
+        return self._is_precise(of_means, of_sds, _NEAR)
+
+    def _too_few_passes(self, state: FitState, i: int) -> str:
+        assert self._best is not None
+        needed = i + steps_of_root(state, len(self._best))
+        a_pass = f"a pass over the data takes {state.feed.steps_a_pass:,.0f} steps"
+        if len(self._best) > MOST_PARAMETERS or state.end >= needed:
+            return f"{a_pass}, and no root of the mean gradient was found"
+        return f"{a_pass}, and to judge by passes takes n={needed:,} or more"
 
     def _error_allowed(self, of_means: float, of_sds: float) -> float:
         """Return how well losses of a heavy tail have to be known, in nats."""
@@ -560,6 +630,7 @@ class StagedStop(Rule):
         state.scale_rate(1 / self._linear)
         state.quasi_noise.rest()
         self._every, self._linear, self._phases, self._averages = _EVERY, 1.0, [], []
+        self._endless = False
 
     def _end_phase(self, state: FitState, blocks: np.ndarray) -> None:
         """End the fit where the last average is good enough, or its last phase is over."""
@@ -578,13 +649,22 @@ class StagedStop(Rule):
         as_good = self._as_good(state, average)
         if as_good:
             self._best = average
+        if state.feed and not precise and not self._phases:
+            near = as_good and self._is_near(of_means, of_sds)
+            if not near:
+                self._go_on_without_end(state, f"the last average has {found}")
+                return
         if precise or not self._phases:
+            if not as_good and state.feed:
+                self._go_on_without_end(state, "averages over passes lose")
+                return
             if not as_good:
                 self._accept_stages(state, error_allowed=0.0)
             self._accept(
                 state,
                 average,
-                f"{self._reached}; the average of {steps:,} more has {found}",
+                f"{self._reached}; the average of {steps:,} more{_passes(state, steps)} has "
+                f"{found}",
                 self._error_allowed(of_means, of_sds),
             )
         self._averages.append(average)
@@ -630,6 +710,11 @@ class StagedStop(Rule):
     def _say(self, measured: str, limit: float) -> None:
         self._status = f"{measured} > {limit:.2g}"
         self._gap = f"{measured}, to be below {limit:.2g}"
+
+
+def _passes(state: FitState, steps: int) -> str:
+    """Return how often steps have gone over data that are fed, in words."""
+    return f" over {steps / state.feed.steps_a_pass:.0f} passes of the data" if state.feed else ""
 
 
 def _precision() -> str:

@@ -24,6 +24,7 @@ from pymc_vi_ext.engine.vectorize import over_rows
 from pymc_vi_ext.errors import LostGradientError, warn
 from pymc_vi_ext.probe import is_lost
 from pymc_vi_ext.python_only import building, python_only
+from pymc_vi_ext.streams import streams_in
 from pymc_vi_ext.upstream import collect_default_updates
 
 # Points that a check of the gradient looks at.
@@ -52,7 +53,7 @@ class LogDensity:
     places : dict of str to slice
         Where each is, by name of its value variable.
     random : bool
-        Whether the model draws minibatches, so that each call sees other data.
+        Whether the model reads batches, so that it is no density of all data.
     backend : str
         What runs it; known after the first call.
     check_bounds : bool
@@ -86,7 +87,8 @@ class LogDensity:
         with python_only():
             logp = clone_replace([model.logp()], parts, rebuild_strict=False)
             [self._logp] = in_plain_operations(logp)
-            self.random = bool(collect_default_updates(inputs=[self._flat], outputs=[self._logp]))
+            drawn = collect_default_updates(inputs=[self._flat], outputs=[self._logp])
+            self.random = bool(drawn) or bool(streams_in([self._logp]))
             with gradient_of(model):
                 self._gradient = pt.grad(self._logp, self._flat, disconnected_inputs="ignore")
 

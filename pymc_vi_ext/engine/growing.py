@@ -11,6 +11,7 @@ from pymc.pytensorf import floatX
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pymc_vi_ext.engine.backend import Loop
+from pymc_vi_ext.engine.feed import Feed
 from pymc_vi_ext.engine.program import StepProgram
 from pymc_vi_ext.engine.quasi_noise import QuasiNoise
 from pymc_vi_ext.probe import Probe
@@ -59,6 +60,11 @@ class GrowingProgram:
     def quasi_noise(self) -> QuasiNoise:
         """What may stand for the random numbers of the steps on all data."""
         return self.whole.quasi_noise
+
+    @property
+    def feed(self) -> Feed:
+        """What brings batches from outside of memory: nothing, since all data have to be in it."""
+        return self.batches.feed
 
     @property
     def has_grown(self) -> bool:

@@ -76,9 +76,7 @@ class JaxLanes:
         If an Op of the step has no JAX implementation, naming it.
     """
 
-    def __init__(
-        self, program: StepProgram, width: int, common: Collection[SharedVariable] = ()
-    ):
+    def __init__(self, program: StepProgram, width: int, common: Collection[SharedVariable] = ()):
         started = time.perf_counter()
         self.program, self.width = program, width
         with held(), jax.enable_x64(True):
@@ -174,9 +172,7 @@ class LaneLoop:
 
     backend = "jax"
 
-    def __init__(
-        self, lanes: JaxLanes, lane: int, serve: Callable[[Asked], None] | None = None
-    ):
+    def __init__(self, lanes: JaxLanes, lane: int, serve: Callable[[Asked], None] | None = None):
         self.lanes, self.lane = lanes, lane
         self.compile_s, self.run_s = lanes.compile_s, 0.0
         self._serve = serve or self._alone

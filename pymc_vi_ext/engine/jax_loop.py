@@ -14,6 +14,7 @@ from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.tensor.random.type import RandomType
 
 from pymc_vi_ext.engine import kept_programs
+from pymc_vi_ext.engine.feed import Stack
 from pymc_vi_ext.engine.fingerprint import fingerprint
 from pymc_vi_ext.engine.jax_step import JaxStep, gives_shape, jax_step
 from pymc_vi_ext.engine.keys import generator_from_key, key_from_generator
@@ -81,6 +82,9 @@ class JaxLoop:
         self._furthest = self._ahead = 1
         self._constants: list[Any] = []
         self._arrays: list[Any] = []
+        # The batches that the steps read, where they read some.
+        self._stack: Stack | None = None
+        program.feed.move = _to_device
         self.compile_s = self.run_s = 0.0
         with held(), _double_precision():
             self._load()
@@ -95,7 +99,7 @@ class JaxLoop:
         """
         losses = [np.empty(0)]
         while n > 0:
-            asked = min(n, CAPACITY)
+            asked = min(n, CAPACITY, self._steps_fed())
             taken, _ = self._call(asked, 1)
             losses.append(self._losses(taken))
             n -= asked
@@ -109,7 +113,7 @@ class JaxLoop:
         While one is shown, :meth:`write_back` stores the state at its end. Closing the iterator,
         or setting a shared variable, makes that state the present one.
         """
-        times = min(times, self._ahead, CAPACITY // every)
+        times = min(times, self._ahead, min(CAPACITY, self._steps_fed()) // every)
         if times <= 1:
             self._ahead = min(2 * self._ahead, self._furthest)
             yield self.run(every)
@@ -139,6 +143,27 @@ class JaxLoop:
                     for value, like in zip(self._shown, self._carry[0], strict=True)
                 ]
             self._shown = None
+
+    def _steps_fed(self) -> int:
+        """Have the batches of the next steps on the device; return for how many they suffice."""
+        feed = self._program.feed
+        if not feed:
+            return CAPACITY
+        with held(), _double_precision():
+            self._go_back()
+            if self._changed_outside():
+                self._load()
+            place = int(np.asarray(self._carry[0][self._program.state.index(feed.place)])[0])
+            stack = feed.stack_at(place)
+            if stack is not self._stack:
+                now = dict(zip(feed.tables, stack.arrays, strict=True))
+                self._arrays = [
+                    now.get(variable, array)
+                    for variable, array in zip(self._arguments, self._arrays, strict=True)
+                ]
+                self._data = [*self._arrays, *self._constants]
+                self._stack = stack
+        return feed.left(place)
 
     def _call(self, every: int, times: int) -> tuple[int, list[Any]]:
         # An interrupt between the call, which consumes the state, and the assignment of the next
@@ -237,7 +262,7 @@ class JaxLoop:
                 # XLA cannot be interrupted.
                 loop = compiling.lower(*carry, data, np.int32(0), np.int32(0)).compile()
                 kept_programs.keep(key, loop, step.constants)
-            self._ahead = furthest
+            self._ahead, self._stack = furthest, None
             self.compile_s += time.perf_counter() - started
         self._signature, self._seen = signature, storages
         self._arguments, self._constants = arguments, constants
@@ -248,6 +273,12 @@ class JaxLoop:
 def _double_precision() -> Any:
     """Allow 64-bit numbers. Every type of the step is explicit, float32 models' included."""
     return jax.enable_x64(True)
+
+
+def _to_device(array: np.ndarray) -> jax.Array:
+    with _double_precision():
+        moved: jax.Array = jax.device_put(array)
+    return moved
 
 
 def _loop(step: JaxStep, scored: bool, ahead: int) -> Any:

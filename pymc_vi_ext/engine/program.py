@@ -20,6 +20,7 @@ from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import TensorType
 
 from pymc_vi_ext.engine.differentiable import gradient_of
+from pymc_vi_ext.engine.feed import Feed
 from pymc_vi_ext.engine.quasi_noise import QuasiNoise
 from pymc_vi_ext.engine.vectorize import vectorized
 from pymc_vi_ext.probe import Probe
@@ -89,6 +90,8 @@ class StepProgram:
         What may stand for the random numbers of the step's draws.
     watched : bool
         Whether callbacks may look at the steps.
+    feed : Feed, optional
+        What brings the batches that the step reads, where it reads some.
 
     Attributes
     ----------
@@ -124,13 +127,15 @@ class StepProgram:
         probe: Probe | None = None,
         quasi_noise: QuasiNoise | None = None,
         watched: bool = True,
+        feed: Feed | None = None,
     ):
         self.loss, self.watched = loss, watched
         self.probe = probe
+        self.feed = Feed() if feed is None else feed
         self.quasi_noise = QuasiNoise() if quasi_noise is None else quasi_noise
         # A step that moves no parameters has none in it.
         self.rate_scale = new_rate_scale() if rate_scale is None else rate_scale
-        updates = dict(updates)
+        updates = {**updates, **self.feed.updates}
         outputs = [*updates.values(), *self._loss]
         shared = [v for v in graph_inputs(outputs) if isinstance(v, SharedVariable)]
         counters: list[SharedVariable] = []
@@ -155,7 +160,11 @@ class StepProgram:
         ]
         self.rngs = [v for v in self.state if isinstance(v.type, RandomType)]
         self._optimizer_start = {v: v.get_value() for v in [*optimizer_state, *counters]}
-        self.internals: Collection[SharedVariable] = {*self._optimizer_start, *self.rngs}
+        self.internals: Collection[SharedVariable] = {
+            *self._optimizer_start,
+            *self.feed.updates,
+            *self.rngs,
+        }
 
     @classmethod
     def from_inference(
@@ -232,14 +241,17 @@ class StepProgram:
             *(kwargs.get("more_tf_params") or ()),
             *(() if probe is None else (probe.value, probe.slope)),
         }
+        scored = [loss] if score and loss is not None else []
+        feed, outputs = Feed.of([*updates.values(), *scored])
         return cls(
-            updates,
-            loss if score else None,
+            dict(zip(updates, outputs, strict=False)),
+            outputs[-1] if scored else None,
             optimizer_state=[v for v in updates if v not in owned_by_user],
             check_bounds=inference.approx.model.check_bounds,
             rate_scale=rate_scale,
             probe=probe,
             quasi_noise=quasi_noise,
+            feed=feed,
         )
 
     @property
@@ -266,8 +278,9 @@ class StepProgram:
             variable.set_value(np.copy(value))
 
     def restart(self, seed: int) -> None:
-        """Put the optimizer back to its start and seed the random generators, in place."""
+        """Put optimizer and batches back to their start, and seed the random generators."""
         self.restart_optimizer()
+        self.feed.begin_at(0)
         self.rate_scale.set_value(floatX(1.0))
         if self.rngs:
             reseed_rngs(self.rngs, seed)

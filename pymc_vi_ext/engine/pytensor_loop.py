@@ -1,5 +1,6 @@
 """Steps through a compiled PyTensor function, for the backends numba and C."""
 
+import sys
 import time
 
 from collections.abc import Generator, Mapping
@@ -56,7 +57,7 @@ class PyTensorLoop:
                 mode=program.mode(mode, RANDOM_IN_PLACE),
                 **kwargs,
             )
-        self._state = program.state
+        self._state, self._feed = program.state, program.feed
         self._scored = program.loss is not None
         self._called = False
         self.compile_s = time.perf_counter() - started
@@ -73,7 +74,9 @@ class PyTensorLoop:
         losses = np.empty(n if self._scored else 0)
         started = time.perf_counter()
         with held():
+            fed = 0
             for i in range(n):
+                fed = (fed or self._steps_fed()) - 1
                 loss = self._step() if self._called else self._first_step()
                 if self._scored:
                     losses[i] = loss
@@ -87,6 +90,16 @@ class PyTensorLoop:
         """Take `times` runs of `every` steps; yield the losses of each."""
         for _ in range(times):
             yield self.run(every)
+
+    def _steps_fed(self) -> int:
+        """Have the batches of the next steps in the program; return for how many they suffice."""
+        if not self._feed:
+            return sys.maxsize
+        place = self._feed.position
+        stack = self._feed.stack_at(place)
+        for table, array in zip(self._feed.tables, stack.arrays, strict=True):
+            table.set_value(array, borrow=True)
+        return self._feed.left(place)
 
     def _first_step(self) -> Any:
         """Take a step and count its time as compilation: numba compiles at the first call."""

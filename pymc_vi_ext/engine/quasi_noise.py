@@ -22,6 +22,11 @@ _MOST_KEPT = 16
 _HALF = 2.0**-31
 
 
+def mirrored(seed: int) -> int:
+    """Return the seed of the sequence whose numbers have the other sign; seeds count from 0."""
+    return -1 - seed
+
+
 class QuasiNoise:
     r"""Standard normal numbers of a program, from Sobol points while it is asked for them.
 
@@ -149,6 +154,8 @@ class QuasiNoise:
 
     def _numbers(self, seed: int, first: int) -> list[np.ndarray]:
         """Return what the tables hold of a sequence: normal numbers in place of its points."""
+        if seed < 0:
+            return [-part for part in self._numbers(mirrored(seed), first)]
         shapes = [table.get_value(borrow=True).shape for table in self._tables]
         sizes = [draws * width for _, draws, width in shapes]
         numbers = ndtri(self._points(seed, first, sum(sizes)) + _HALF)

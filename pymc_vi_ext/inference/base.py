@@ -29,6 +29,7 @@ from pymc_vi_ext.method import PYMC_OPTIONS, Method, Prepared, Request
 from pymc_vi_ext.minibatches import (
     doubtful_totals,
     has_minibatches,
+    is_streamed,
     minibatch_scale,
     on_all_data,
     separate_batches,
@@ -157,7 +158,8 @@ class EngineMethod(LoopMethod):
         """Write the step as a program, and compile it.
 
         A model on minibatches, and a rule that is part of the step, make two programs, of which the
-        second takes its steps on all data: the noise of batches hides what is still to gain.
+        second takes its steps on all data: the noise of batches hides what is still to gain. Data
+        that are read from disk are fed to one program, whose rule judges by passes over them.
         """
         model = self.approx.model
         in_batches = has_minibatches(model)
@@ -195,7 +197,8 @@ class EngineMethod(LoopMethod):
             request.make_loop, backend=request.backend, compile_kwargs=request.compile_kwargs
         )
         loop = compiled(program)
-        if not (in_batches and judged and size_of_data(model) <= _MOST_NUMBERS):
+        grows = in_batches and judged and not is_streamed(model)
+        if not (grows and size_of_data(model) <= _MOST_NUMBERS):
             return Prepared(program, loop, optimizer, unit)
         whole, second = step(whole=on_all_data(model), rate_scale=program.rate_scale)
         growing = GrowingProgram(program, whole)
@@ -205,8 +208,8 @@ class EngineMethod(LoopMethod):
             check_gradient(self.approx, whole, made)
             return made
 
-        grows = GrowingLoop(growing, loop, compile_whole)
-        return Prepared(growing, grows, Together(optimizer, second), unit)
+        both = GrowingLoop(growing, loop, compile_whole)
+        return Prepared(growing, both, Together(optimizer, second), unit)
 
     def begin_near(self, point: np.ndarray, sd: float) -> bool:
         """Set the families to the narrow Gaussian, where all can be one."""
