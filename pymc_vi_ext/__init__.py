@@ -41,6 +41,7 @@ _EXPORTS = {
     "map": "mapping",
     "resume": "fitting",
     "to_datatree": "results",
+    "write_draws": "writing",
 }
 _MODULES = (
     "approximations",
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     from pymc_vi_ext.results import FitReport as FitReport
     from pymc_vi_ext.results import StopReason as StopReason
     from pymc_vi_ext.results import to_datatree as to_datatree
+    from pymc_vi_ext.writing import write_draws as write_draws
 
 
 # So that `pm.Group(vfam="low_rank")` works after the usual two imports, in either order.

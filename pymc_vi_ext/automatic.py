@@ -30,8 +30,6 @@ MAX_SECONDS = 120.0
 _LADDER = ("dadvi", "advi")
 # A fit may take this part of what is left, so that chains have the rest.
 _OF_FIT = 0.4
-# Steps between looks at the clock; a Newton step may take long.
-_LOOKS = {"dadvi": 1, "advi": 100}
 
 FitBy = Callable[[str, Sequence[Any]], Approximation]
 
@@ -84,7 +82,7 @@ def fit_automatically(
     for name in names:
         doing, began = name, time.perf_counter()
         try:
-            fitted = fit_by(name, [WallTime(_OF_FIT * left(), every=_LOOKS[name])])
+            fitted = fit_by(name, [WallTime(_OF_FIT * left())])
             rungs.append(Rung(name, time.perf_counter() - began, fitted.report.evidence))
             doing, began = "correct", time.perf_counter()
             tree = _corrected(fitted, left(), random_seed, backend, progressbar)

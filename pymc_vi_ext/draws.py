@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,21 +92,48 @@ def draw(
         Gives the log density of all data at points (n, d), where something has been compiled that
         does; to compile it here as well may take longer than all else, of recurrences above all.
     """
-    kept = "datatree_sampler" if log_density is None else "point_sampler"
+    blocks = list(draws_in_blocks(approx, draws, random_seed, with_density=log_density is None))
+    points = np.concatenate([block.points for block in blocks])
+    values, statistics = (
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in ([b.values for b in blocks], [b.statistics for b in blocks])
+    )
+    if log_density is not None:
+        statistics["lp"] = log_density(points)
+    return Drawn(points, values, statistics)
+
+
+def draws_in_blocks(
+    approx: Approximation,
+    draws: int,
+    random_seed: int | None = None,
+    *,
+    with_density: bool = True,
+) -> Generator[Drawn, None, None]:
+    """Yield the draws of :func:`draw` in blocks of some million numbers, one after the other.
+
+    Parameters
+    ----------
+    approx : Approximation
+    draws : int
+        Of all blocks.
+    random_seed : int or None
+    with_density : bool
+        Whether their statistics have ``lp``.
+    """
+    kept = "datatree_sampler" if with_density else "point_sampler"
     with building():
         # Compiled once for each approximation, which keeps it.
         if kept not in vars(approx):
-            setattr(approx, kept, _sampler(approx, with_density=log_density is None))
+            setattr(approx, kept, _sampler(approx, with_density=with_density))
         names, sampler, rngs = vars(approx)[kept]
         reseed_rngs(rngs, random_seed)
         batch = _rows_per_batch(approx.model, approx.ddim, draws)
-        sizes = [batch] * (draws // batch) + [draws % batch] * (draws % batch > 0)
-        found = _in_one(names, [sampler(size) for size in sizes])
-    points = found.pop("points")
-    statistics = {str(name): found.pop(name) for name in ("lp", "log_q") if name in found}
-    if log_density is not None:
-        statistics["lp"] = log_density(points)
-    return Drawn(points, _without_prefix(found), statistics)
+        for done in range(0, draws, batch):
+            found = dict(zip(names, sampler(min(batch, draws - done)), strict=True))
+            points = found.pop("points")
+            statistics = {name: found.pop(name) for name in ("lp", "log_q") if name in found}
+            yield Drawn(points, _without_prefix(found), statistics)
 
 
 def affordable_draws(approx: Approximation, most: int) -> int:
@@ -332,13 +359,6 @@ def _numbers_of_a_draw(model: pm.Model, d: int) -> int:
 def _rows_per_batch(model: pm.Model, d: int, rows: int) -> int:
     """Return how many draws are evaluated at once."""
     return max(1, min(rows, _NUMBERS_PER_BATCH // _numbers_of_a_draw(model, d)))
-
-
-def _in_one(names: list[str], batches: list[list[np.ndarray]]) -> dict[str, np.ndarray]:
-    return {
-        name: np.concatenate(parts)
-        for name, parts in zip(names, zip(*batches, strict=True), strict=True)
-    }
 
 
 def _without_prefix(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

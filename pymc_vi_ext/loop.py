@@ -25,12 +25,12 @@ from pymc.variational.opvi import Approximation
 from pymc_vi_ext import __version__
 from pymc_vi_ext.approximations.parameters import flat_parameters, set_parameters
 from pymc_vi_ext.callbacks import Callback, Rule
-from pymc_vi_ext.callbacks.callback import Losses, Unsettled, as_callbacks
+from pymc_vi_ext.callbacks.callback import Losses, OutOfTime, Unsettled, as_callbacks
 from pymc_vi_ext.callbacks.checkpoint import Saved, describe_option
 from pymc_vi_ext.diagnostics.pareto import GOOD_KHAT, NEARLY_EQUAL
 from pymc_vi_ext.engine import GrowingProgram, Loop, StepProgram, make_loop
 from pymc_vi_ext.errors import INTERRUPT, ApproximationWarning, ConvergenceWarning, warn
-from pymc_vi_ext.interrupts import allowed, check, held
+from pymc_vi_ext.interrupts import allowed, held
 from pymc_vi_ext.khat_at_end import khat_at_end
 from pymc_vi_ext.method import Ending, Method, Request
 from pymc_vi_ext.progress import FitProgress, NoProgress, fit_progress, mean_at_end
@@ -429,6 +429,9 @@ def _begin(
         method.loss_name == NEGATIVE_ELBO,
         session.unit,
     )
+    approx.fit_state.step = session.steps
+    for callback in watching:
+        callback.begin_steps()
     if rule is not None:
         rule.wait_until = method.tempered_steps
     if saved is not None:
@@ -542,6 +545,10 @@ def _kept(trace: _Trace, ending: Ending | None = None) -> Iterator[_Kept]:
     end = kept.ending
     try:
         yield kept
+    except OutOfTime as stop:
+        # In the middle of what another callback did: its parameters are no result.
+        end.reason, end.stopped_by, end.evidence = StopReason.STOPPED, stop.callback.name, str(stop)
+        logger.info("Stopped by %s at step %d: %s", end.stopped_by, trace.done, stop)
     except StopIteration as stop:
         caller = trace.caller
         # A callback that set the parameters has said what the result is.
@@ -578,14 +585,15 @@ def _steps(
     chunk: int,
 ) -> int:
     """Take the steps of `trace`; returns how many filled a call at the end."""
-    first = trace.done
+    first, state = trace.done, approx.fit_state
     while trace.done < trace.end:
         every, times = _plan(callbacks, trace.done, trace.end, chunk)
-        before, seconds = loop.run_s, 0.0
+        began, before, seconds = trace.done, loop.run_s, 0.0
         with contextlib.closing(loop.intervals(every, times)) as intervals:
             for losses in intervals:
                 seconds = seconds or loop.run_s - before
                 trace.extend(every if losses is None else len(losses), losses)
+                state.step = trace.done
                 suspect = losses is None or np.isnan(losses[-1])
                 due = [c for c in callbacks if not c.at_pauses and trace.done % c.every == 0]
                 if due or suspect:
@@ -593,7 +601,7 @@ def _steps(
                 if suspect and (problem := _not_finite(approx, losses, trace.done)):
                     _recover(approx, trace, callbacks, problem)
                     continue
-                check()
+                state.pause()
                 for callback in due:
                     trace.call(callback, approx)
                 progress.update(trace.done - first, trace.losses, callbacks)
@@ -602,7 +610,9 @@ def _steps(
         if seconds < _SECONDS_PER_CALL / 2:
             chunk = min(chunk * 4, _LONGEST_CALL)
         elif seconds > 2 * _SECONDS_PER_CALL:
-            chunk = max(chunk // 2, 1)
+            # Steps that have become slow, on all data for instance, are few at once.
+            fit = int((trace.done - began) * _SECONDS_PER_CALL / seconds)
+            chunk = max(min(chunk // 2, fit), 1)
     return chunk
 
 

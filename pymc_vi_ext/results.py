@@ -211,7 +211,8 @@ class FitReport:
         below .7: how near it is to the posterior where it is. Above, the fit warns with
         :class:`~pymc_vi_ext.ApproximationWarning`, unless the weights are nearly equal. NaN where a
         step's loss is not that of one draw (that of DADVI is not, but it looks at draws of its
-        own), or 200 would take longer than .2 seconds; :func:`pymc_vi_ext.diagnose` tells.
+        own), or 200 would be too much work beside the steps; :func:`pymc_vi_ext.diagnose` tells. It
+        follows from the seed, and not from the machine's speed.
     weights_worth : float
         Share of those draws that the weights are worth, from 0 to 1: nearly equal from .95. NaN as
         `khat`.

@@ -57,6 +57,8 @@ class FitState:
         Whether the losses are negative ELBOs.
     unit : float
         Nats in a unit of the losses that callbacks see.
+    step : int
+        Number of the last step taken.
     """
 
     approx: Approximation
@@ -69,8 +71,9 @@ class FitState:
     options: Mapping[str, Any] | None = None
     minimises_elbo: bool = True
     unit: float = 1.0
+    step: int = 0
     # Steps of a call that takes about the time that one may.
-    _chunk: int = 16
+    _chunk: int = 1
 
     @property
     def rate_scale(self) -> SharedVariable:
@@ -90,6 +93,12 @@ class FitState:
     def sync(self) -> None:
         """Bring all shared variables up to date: parameters, optimizer, random generators."""
         self.loop.write_back()
+
+    def pause(self) -> None:
+        """Raise KeyboardInterrupt or :class:`OutOfTime` where the fit is to end here."""
+        check()
+        for callback in self.callbacks:
+            callback.check_time(self.step)
 
     def fresh_seed(self) -> int:
         """Return a seed that follows from the random generators of the steps, as they are now."""
@@ -254,7 +263,7 @@ class FitState:
         """Return losses of up to `draws` steps, fewer after a NaN, in calls that last not long."""
         found, left = [np.empty(0)], draws
         while left:
-            check()
+            self.pause()
             asked, before = min(left, self._chunk), self.loop.run_s
             losses = self.loop.run(asked)
             assert losses is not None
@@ -262,8 +271,11 @@ class FitState:
             if len(losses) < asked:
                 break
             left -= asked
-            if asked == self._chunk and self.loop.run_s - before < _SECONDS_PER_CALL:
+            seconds = self.loop.run_s - before
+            if asked == self._chunk and seconds < _SECONDS_PER_CALL:
                 self._chunk *= 4
+            elif seconds > 4 * _SECONDS_PER_CALL:
+                self._chunk = max(int(asked * _SECONDS_PER_CALL / seconds), 1)
         return np.concatenate(found)
 
 

@@ -1,5 +1,6 @@
 """k-hat of a converged fit, from its own losses."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from model_table import MODELS
 
 import pymc_vi_ext as vix
 
-from pymc_vi_ext import loop
+from pymc_vi_ext import khat_at_end, loop
 
 
 def fitted(model, **options):
@@ -83,6 +84,23 @@ def test_it_is_what_fresh_draws_give():
     tree = vix.to_datatree(approx, 1_000, random_seed=3)
     other = vix.diagnostics.khat(tree)
     assert abs(approx.report.khat - other) < 4 * np.sqrt(2) * (1 + other) / np.sqrt(95)
+
+
+def test_it_is_the_same_on_a_slow_machine(monkeypatch):
+    quick = fitted(MODELS["conjugate"]()).report
+    times = itertools.count(step=10.0)
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    slow = fitted(MODELS["conjugate"]()).report
+    assert slow.timings.run_s > 100
+    assert np.isfinite(quick.khat)
+    assert (slow.khat, slow.weights_worth) == (quick.khat, quick.weights_worth)
+
+
+def test_more_work_than_a_tenth_of_the_steps_is_not_done(monkeypatch):
+    monkeypatch.setattr(khat_at_end, "_WORK", 0.0)
+    assert math.isnan(fitted(MODELS["conjugate"]()).report.khat)  # 300 steps
+    monkeypatch.setattr(khat_at_end, "_PART", 1.0)
+    assert math.isfinite(fitted(MODELS["conjugate"]()).report.khat)
 
 
 def test_the_exact_posterior():

@@ -38,6 +38,28 @@ class Unsettled(StopIteration):
         self.outside = outside
 
 
+class OutOfTime(StopIteration):
+    """What a callback raises to end a fit wherever it is, in the middle of another callback too.
+
+    Parameters
+    ----------
+    callback : Callback
+        Which ends it.
+    reason : str
+
+    Examples
+    --------
+    >>> from pymc_vi_ext.callbacks import WallTime
+    >>> from pymc_vi_ext.callbacks.callback import OutOfTime
+    >>> OutOfTime(WallTime(60), "60.1 s have passed").callback.name
+    'WallTime'
+    """
+
+    def __init__(self, callback: Callback, reason: str):
+        super().__init__(reason)
+        self.callback = callback
+
+
 Losses = np.ndarray | None
 """Losses of the steps so far in nats, of shape (i,); None where the method has none."""
 
@@ -133,6 +155,21 @@ class Callback(callbacks.Callback):
     def status(self) -> str:
         """What was measured last against its threshold; empty before that."""
         return self._status
+
+    def begin_steps(self) -> None:
+        """Know that steps begin: those of a fit, of ``refine``, or after a checkpoint."""
+
+    def check_time(self, i: int) -> None:
+        """Raise :class:`OutOfTime` where the fit has to end now.
+
+        Asked wherever the steps pause, about ten times a second, and between the calls of the
+        engine in which a rule evaluates losses.
+
+        Parameters
+        ----------
+        i : int
+            The last step.
+        """
 
     def recover(self, approx: Approximation, losses: Losses, i: int, problem: str) -> bool:
         """Go back to where the fit was sound; the fit asks each callback in turn after a NaN.

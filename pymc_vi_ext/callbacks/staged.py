@@ -38,13 +38,18 @@ _EVERY = 25
 _FIRST_CHECK, _GROWTH = 150, 1.25
 # The rate of a stage over that of the one before.
 _RATE_RATIO = 1 / 3
-# Blocks kept of a stage; neighbours are joined beyond that.
-_MOST_BLOCKS = 512
+# Blocks kept of a stage, neighbours are joined beyond that; and fewer of large ones, in bytes.
+_MOST_BLOCKS, _FEWEST_BLOCKS, _BYTES_OF_BLOCKS = 512, 16, 2**26
 # Draws of a comparison of ELBOs: this part of the stage's steps, at least so many.
 _DRAWS_PART, _FEWEST_DRAWS = 1 / 4, 200
 # On all data behind minibatches, where each draw reads them all: so many at first, and twice as
 # many while the comparison is not clear.
 _FEWEST_PASSES = 32
+# With more parameters than these, comparisons begin with so many draws, which tell of most that
+# there is more to gain; have so many at most; and take this part of all steps.
+_LARGE, _FIRST_DRAWS, _MOST_DRAWS, _PART_OF_STEPS = 4_096, 4, 500, 1 / 4
+# Standard errors by which few draws tell that there is more to gain.
+_SURELY = 4
 # A stage that gains less than so many tolerances is the last.
 _LEAST_GAIN = 2.5
 # Stages that lose, or checks with draws of infinite loss, after which a fit will not converge.
@@ -120,6 +125,11 @@ class StagedStop(Rule):
     gives the same result anywhere. The report's evidence has the errors reached. Optimizers of the
     user's, whose moves need not be linear in gradients, end with the stages.
 
+    With more than 4,096 parameters a comparison begins with four draws. Where these tell, by four
+    standard errors, that a stage has not settled, there are no more; the others have up to 500.
+    All comparisons take a quarter of the steps at most, and one that would exceed that waits. So
+    large fits spend their time on steps, and none converges on fewer draws than it has to.
+
     On minibatches a stage ends where what it still gains is lost in the noise of the batches. The
     fit then goes over to steps on all data, which are judged as any others. Where that is too large
     (above 10^8 numbers), the averages are judged on batches, by the same tolerance.
@@ -184,7 +194,7 @@ class StagedStop(Rule):
     _saved = (
         *("stage", "next_check", "blocks", "pending", "joined", "best", "draws_seed", "gap"),
         *("restarts", "start", "first_losses", "failures", "every", "reached", "gain", "limit"),
-        *("phases", "phase_began", "averages", "linear", "endless"),
+        *("phases", "phase_began", "averages", "linear", "endless", "counted", "spent"),
     )
 
     _rows = ("blocks", "pending", "averages")
@@ -249,10 +259,10 @@ class StagedStop(Rule):
 
         After the stages, the last average of a phase that was as good.
         """
-        blocks = np.asarray(self._blocks)
-        if self._phases:
+        blocks = self._blocks
+        if self._phases or len(blocks) < 4:
             return self._best
-        return blocks[len(blocks) // 2 :].mean(axis=0) if len(blocks) >= 4 else self._best
+        return _mean(blocks[len(blocks) // 2 :])
 
     @property
     def shortfall(self) -> str:
@@ -275,6 +285,8 @@ class StagedStop(Rule):
         self._best: np.ndarray | None = None
         self._gain = (np.inf, 0.0)
         self._draws_seed = 0
+        # Evaluations of comparisons of a large model so far.
+        self._spent = 0
         self._gap = ""
         self._restarts = self._failures = 0
         self._start = None
@@ -297,6 +309,7 @@ class StagedStop(Rule):
         # Blocks of the program that make one of `blocks`, and those still to be joined.
         self._joined = 1
         self._pending: list[np.ndarray] = []
+        self._counted = 0
         self._next_check = self.first_check
 
     def _work(self, approx: Approximation, losses: Losses, i: int, steps: int) -> None:
@@ -320,13 +333,12 @@ class StagedStop(Rule):
         if taken < self._next_check or len(self._blocks) < 4 or self._endless:
             return
         self._next_check = int(taken * _GROWTH)
-        blocks = np.asarray(self._blocks)
+        blocks = self._blocks
         if self._phases:
-            self._end_phase(state, blocks)
+            self._end_phase(state, np.asarray(blocks))
             return
         half, last = len(blocks) // 2, (3 * len(blocks)) // 4
-        early, late = blocks[half:last].mean(axis=0), blocks[last:].mean(axis=0)
-        both = blocks[half:].mean(axis=0)
+        early, late, both = (_mean(b) for b in (blocks[half:last], blocks[last:], blocks[half:]))
         if losses is not None and self._stage == 0 and self._diverged(losses[-taken // 4 :]):
             if self._restarts < _MOST_RESTARTS:
                 self._restart(state, i)
@@ -384,13 +396,17 @@ class StagedStop(Rule):
         if not np.isfinite(block).all():
             return
         self._pending.append(block.astype(float) / count)
-        if len(self._pending) < self._joined:
+        self._counted += 1
+        if len(block) > _LARGE:
+            # Sums, since many of them would not fit in memory.
+            self._pending = [np.sum(self._pending, axis=0)]
+        if self._counted < self._joined:
             return
-        self._blocks.append(np.mean(self._pending, axis=0))
-        self._pending = []
-        if len(self._blocks) == _MOST_BLOCKS:
-            pairs = np.asarray(self._blocks).reshape(_MOST_BLOCKS // 2, 2, -1)
-            self._blocks = list(pairs.mean(axis=1))
+        self._blocks.append(np.sum(self._pending, axis=0) / self._counted)
+        self._pending, self._counted = [], 0
+        if len(self._blocks) >= _most_blocks(block.size):
+            pairs = zip(self._blocks[::2], self._blocks[1::2], strict=True)
+            self._blocks = [(one + other) / 2 for one, other in pairs]
             self._joined *= 2
 
     def _diverged(self, recent: np.ndarray) -> bool:
@@ -445,6 +461,9 @@ class StagedStop(Rule):
             self._say(f"falling, {drift:.2g} nat a quarter", 2 * limit)
             return False
         at = self._losses_at(state, [early, late, both], taken)
+        if at is None:
+            self._say("waiting for more draws than a quarter of the steps", limit)
+            return False
         if not np.isfinite(at).all():
             share = 1 - np.isfinite(at).mean()
             self._say(f"{share:.2%} of the draws of the averages have an infinite loss", 0)
@@ -453,7 +472,7 @@ class StagedStop(Rule):
             if late_share > _STILL * early_share:
                 self._fail_when_often(f"{share:.2g} of the mass has an infinite loss", outside=True)
             return False
-        rounding = float(_ROUNDING * np.finfo(_precision()).eps * np.abs(at).mean())
+        rounding = _rounding(at)
         # Nothing closer than rounding can be told apart: the stages go on to that, and it is said.
         self._limit = limit = max(self.tolerance, rounding)
         if rounding > self.tolerance and at[1].mean() < _STILL * at[0].mean():
@@ -470,14 +489,34 @@ class StagedStop(Rule):
         self._say(f"stage {self._stage + 1}: {worst:.2g} nat", limit)
         return worst < limit
 
-    def _losses_at(self, state: FitState, points: list[np.ndarray], taken: int) -> np.ndarray:
-        """Return losses at `points`, and at the result of the stage before where there is one."""
+    def _losses_at(
+        self, state: FitState, points: list[np.ndarray], taken: int
+    ) -> np.ndarray | None:
+        """Return losses at `points`, and at the result of the stage before where there is one.
+
+        Few where these tell already that a stage of a large model has not settled; none where more
+        would take too large a part of its steps.
+        """
         points = points + ([] if self._best is None else [self._best])
         most = max(_FEWEST_DRAWS, int(taken * _DRAWS_PART))
         draws = _FEWEST_PASSES if state.reads_all_data else most
         if state.in_batches or state.feed:
             # Whether the rest is lost in the noise of batches, few draws tell.
             most = draws
+        if len(points[0]) > _LARGE:
+            draws, most = min(draws, _MOST_DRAWS), min(most, _MOST_DRAWS)
+            few = self._affordable(state, points, min(_FIRST_DRAWS, draws))
+            if few is None or (not state.in_batches and _surely_unsettled(few, self.tolerance)):
+                return few
+            first = self._affordable(state, points, draws)
+            if first is None:
+                return None
+            while first.shape[1] < most and _unclear(first, self.tolerance):
+                more = self._affordable(state, points, min(first.shape[1], most))
+                if more is None:
+                    return None
+                first = np.concatenate([first, more], axis=1)
+            return first
         self._draws_seed += 1
         at = state.losses_at(points, min(draws, most), self._draws_seed)
         while at.shape[1] < most and _unclear(at, self.tolerance):
@@ -485,6 +524,16 @@ class StagedStop(Rule):
             more = state.losses_at(points, min(at.shape[1], most), self._draws_seed)
             at = np.concatenate([at, more], axis=1)
         return at
+
+    def _affordable(
+        self, state: FitState, points: list[np.ndarray], draws: int
+    ) -> np.ndarray | None:
+        """Return losses at `points`, None where that would be too large a part of the steps."""
+        if self._spent + len(points) * draws > _PART_OF_STEPS * state.step:
+            return None
+        self._spent += len(points) * draws
+        self._draws_seed += 1
+        return state.losses_at(points, draws, self._draws_seed)
 
     def _fail_when_often(self, reason: str, outside: bool = False) -> None:
         self._failures += 1
@@ -715,6 +764,32 @@ class StagedStop(Rule):
 def _passes(state: FitState, steps: int) -> str:
     """Return how often steps have gone over data that are fed, in words."""
     return f" over {steps / state.feed.steps_a_pass:.0f} passes of the data" if state.feed else ""
+
+
+def _mean(blocks: list[np.ndarray]) -> np.ndarray:
+    mean: np.ndarray = np.mean(blocks, axis=0)
+    return mean
+
+
+def _most_blocks(size: int) -> int:
+    """Return how many blocks of `size` numbers are kept, an even number."""
+    affordable = max(_BYTES_OF_BLOCKS // (8 * size), 1).bit_length() - 1
+    return int(np.clip(2**affordable, _FEWEST_BLOCKS, _MOST_BLOCKS))
+
+
+def _surely_unsettled(at: np.ndarray, tolerance: float) -> bool:
+    """Tell whether few draws suffice to say that a stage has not settled."""
+    if not np.isfinite(at).all():
+        return False
+    drift, drift_error = mean_and_error(at[0] - at[1])
+    noise, noise_error = mean_and_error((at[0] + at[1]) / 2 - at[2])
+    least = max((abs(drift) - _SURELY * drift_error) / 2, noise - _SURELY * noise_error)
+    return bool(least > max(tolerance, _rounding(at)))
+
+
+def _rounding(losses: np.ndarray) -> float:
+    """Return what losses are rounded to, in nats."""
+    return float(_ROUNDING * np.finfo(_precision()).eps * np.abs(losses).mean())
 
 
 def _precision() -> str:

@@ -13,7 +13,7 @@ from pymc.pytensorf import floatX
 from pymc.variational.inference import Inference
 from pytensor.compile.mode import Mode, get_mode
 from pytensor.compile.sharedvalue import SharedVariable
-from pytensor.graph.basic import Variable
+from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.traversal import ancestors, graph_inputs
 from pytensor.scan.op import Scan
 from pytensor.tensor.random.type import RandomType
@@ -291,7 +291,7 @@ def new_rate_scale() -> SharedVariable:
     return pytensor.shared(floatX(1.0), "rate_scale")
 
 
-def numbers_computed(program: StepProgram) -> float:
+def numbers_computed(program: StepProgram, *, in_loops: bool = False) -> float:
     """Return about how many numbers a step computes; infinite with a loop inside.
 
     Of all intermediate results whose shapes are known.
@@ -299,6 +299,8 @@ def numbers_computed(program: StepProgram) -> float:
     Parameters
     ----------
     program : StepProgram
+    in_loops : bool
+        Whether to count those of loops too; infinite where a loop's number of rounds is not known.
 
     Returns
     -------
@@ -313,7 +315,27 @@ def numbers_computed(program: StepProgram) -> float:
     True
     """
     nodes = {v.owner for v in ancestors(program.outputs) if v.owner is not None}
-    if any(isinstance(node.op, Scan) for node in nodes):
+    loops = [node for node in nodes if isinstance(node.op, Scan)]
+    if loops and not in_loops:
         return math.inf
+    return _numbers(nodes) + sum(_rounds(loop) * _numbers_of_a_round(loop) for loop in loops)
+
+
+def _numbers(nodes: Iterable[Apply]) -> float:
     results = [v.type for node in nodes for v in node.outputs if isinstance(v.type, TensorType)]
     return float(sum(math.prod(n or 1 for n in kind.shape) for kind in results))
+
+
+def _numbers_of_a_round(loop: Apply) -> float:
+    nodes = loop.op.fgraph.apply_nodes
+    inner = [node for node in nodes if isinstance(node.op, Scan)]
+    return _numbers(nodes) + sum(_rounds(node) * _numbers_of_a_round(node) for node in inner)
+
+
+def _rounds(loop: Apply) -> float:
+    """Return how many rounds a loop takes at most; infinite where its lengths do not say."""
+    if isinstance(loop.inputs[0], Constant):
+        return float(loop.inputs[0].data)
+    lengths = [v.type.shape[0] for v in loop.outputs if getattr(v.type, "shape", ())]
+    known = [length for length in lengths if length is not None]
+    return float(max(known)) if known else math.inf

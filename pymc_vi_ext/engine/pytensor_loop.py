@@ -16,6 +16,8 @@ from pymc_vi_ext.upstream import RANDOM_IN_PLACE
 
 # names of the backends -> PyTensor's names of their modes
 _MODES = {"numba": "numba", "c": "cvm"}
+# Runs that follow each other without a pause.
+_SECONDS = 0.1
 
 
 class PyTensorLoop:
@@ -87,9 +89,12 @@ class PyTensorLoop:
         return losses if self._scored else None
 
     def intervals(self, every: int, times: int) -> Generator[np.ndarray | None, None, None]:
-        """Take `times` runs of `every` steps; yield the losses of each."""
+        """Take up to `times` runs of `every` steps, for a tenth of a second; yield their losses."""
+        started = time.perf_counter()
         for _ in range(times):
             yield self.run(every)
+            if time.perf_counter() - started > _SECONDS:
+                return
 
     def _steps_fed(self) -> int:
         """Have the batches of the next steps in the program; return for how many they suffice."""

@@ -6,7 +6,9 @@ import pytest
 
 import pymc_vi_ext as vix
 
+from pymc_vi_ext.callbacks import StagedStop, staged
 from pymc_vi_ext.optimizers import WhitenedAdam
+from pymc_vi_ext.state import FitState
 
 QUIET = {"backend": "jax", "progressbar": False}
 
@@ -128,3 +130,47 @@ def test_whitened_adam_is_free_of_scale():
         return inference.fit(500, obj_optimizer=optimizer, **QUIET).hist
 
     np.testing.assert_allclose(losses(1.0), losses(100.0), rtol=1e-6, atol=1e-6)
+
+
+def test_comparisons_of_large_models_are_a_quarter_of_the_steps(monkeypatch, badly_scaled):
+    """And the optimum is the same: few draws never say that a stage has settled."""
+    monkeypatch.setattr(staged, "_LARGE", 1)
+    evaluated = []
+    losses_at = FitState.losses_at
+
+    def counted(state, points, draws, seed):
+        evaluated.append(len(points) * draws)
+        return losses_at(state, points, draws, seed)
+
+    monkeypatch.setattr(FitState, "losses_at", counted)
+    model, covariance = badly_scaled
+    rule = StagedStop(accuracy=None)
+    approx = vix.fit(model=model, convergence=rule, random_seed=1, **QUIET)
+    assert approx.report.converged
+    # After the last comparison: a look at the result, and k-hat.
+    assert sum(evaluated[:-2]) == rule.state_dict()["spent"] <= approx.report.steps / 4
+    found, error = elbo(approx)
+    assert -0.1 - 4 * error < found + _mean_field_gap(covariance) < 4 * error
+
+
+@pytest.mark.filterwarnings("ignore:The fit took all of its 1,600 steps")
+def test_averages_of_large_models_are_of_few_vectors(monkeypatch, badly_scaled):
+    """The average of 64 blocks' last half is that of 8 joined ones'."""
+
+    def averaged():
+        rule = StagedStop(tolerance=1e-9)
+        vix.fit(1_600, model=badly_scaled[0], convergence=rule, random_seed=1, **QUIET)
+        state = rule.state_dict()
+        return rule.average(), len(state["blocks"]) + len(state["pending"])
+
+    expected, many = averaged()
+    monkeypatch.setattr(staged, "_LARGE", 1)
+    monkeypatch.setattr(staged, "_BYTES_OF_BLOCKS", 1)
+    found, few = averaged()
+    assert (many, few) == (64, 8)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "blocks"), [(1, 512), (16_384, 512), (10**5, 64), (10**7, 16)])
+def test_blocks_fit_in_memory(size, blocks):
+    assert staged._most_blocks(size) == blocks

@@ -7,6 +7,8 @@ import pytest
 
 import pymc_vi_ext as vix
 
+from pymc_vi_ext.engine import StepProgram, numbers_computed
+
 RNG = np.random.default_rng(1)
 POWERS = 0.9 ** np.arange(1, 26)
 PATH = 1.4 * POWERS + RNG.normal(0, 0.5, 25)
@@ -61,3 +63,13 @@ def test_draws_of_a_slice_read_backwards():
     approx = vix.fit(100, model=model, random_seed=1, convergence=None, progressbar=False)
     posterior = vix.to_datatree(approx, draws=20, random_seed=1)["posterior"]
     np.testing.assert_allclose(posterior["last"], 0.9**3 * posterior["state"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("length", [10, 1_000])
+def test_the_numbers_of_a_loop_are_those_of_its_rounds(length):
+    x = pytensor.shared(np.ones(7), "x", shape=(7,))
+    path = pytensor.scan(lambda z: 0.9 * z, outputs_info=[x], n_steps=length, return_updates=False)
+    program = StepProgram({x: path[-1]})
+    assert numbers_computed(program) == np.inf
+    found = numbers_computed(program, in_loops=True)
+    assert 7 * length <= found <= 7 * length * 4 + 100
