@@ -135,12 +135,10 @@ def with_data(model: pm.Model, data: Mapping[str, Any]) -> Alike:
             )
         leaves.append(leaf)
         columns.append(values.astype(now.dtype))
-    sets = {len(values) for values in columns}
-    if len(sets) != 1 or not min(sets):
-        lengths = ", ".join(f"{name} {len(values)}" for name, values in zip(data, columns))
-        raise ValueError(
-            f"The data are of as many sets each, one at least: not {lengths or 'none'}."
-        )
+    sets = {name: len(values) for name, values in zip(data, columns, strict=True)}
+    if len({*sets.values()}) != 1 or not min(sets.values()):
+        found = ", ".join(f"{name} {rows}" for name, rows in sets.items()) or "none"
+        raise ValueError(f"The data are of as many sets each, one at least: not {found}.")
     rows = [list(row) for row in zip(*columns, strict=True)]
     return Alike(model, leaves, list(range(len(rows))), rows)
 
@@ -303,7 +301,7 @@ def _same_op(one: Op, two: Op) -> bool:
     if type(one) is not type(two) or not hasattr(one, "fgraph"):
         return False
     # An Op that stands for a graph.
-    graphs = one.fgraph, two.fgraph  # type: ignore[attr-defined]
+    graphs = one.fgraph, two.fgraph
     outputs = [graph.outputs for graph in graphs]
     if len(outputs[0]) != len(outputs[1]) or len(graphs[0].inputs) != len(graphs[1].inputs):
         return False
@@ -338,6 +336,6 @@ def _same(one: Any, two: Any) -> bool:
         )
     if isinstance(one, np.ndarray | np.generic):
         return _equal(np.asarray(one), np.asarray(two))
-    if type(one).__eq__ is not object.__eq__:
+    if "__eq__" in {name for kind in type(one).__mro__[:-1] for name in vars(kind)}:
         return bool(one == two)
     return _same(vars(one), vars(two)) if hasattr(one, "__dict__") else False

@@ -40,8 +40,8 @@ from pymc_vi_ext.results import FitReport, StopReason, Timings
 from pymc_vi_ext.session import Session
 from pymc_vi_ext.upstream import layout
 
-# Fits that go on side by side, and the numbers that all of them may keep.
-_WIDTH, _MOST_NUMBERS = 128, 2**26
+# Fits whose steps are taken at once, and the numbers that all of them may keep.
+_WIDTH, _MOST_NUMBERS = 64, 2**26
 # Programs that are compiled for data of different shapes.
 _MOST_SHAPES = 8
 # Methods whose steps are all that a fit takes, from a start that is the model's alone.
@@ -73,6 +73,18 @@ class MappedFits(Sequence[Approximation]):
     ``hist`` and ``report``, for :func:`pymc_vi_ext.to_datatree`, :func:`pymc_vi_ext.diagnose` and
     :func:`pymc_vi_ext.correct`. It is made when it is asked for, which takes a tenth of a second;
     `reports`, `table` and :meth:`to_datatree` do without.
+
+    Parameters
+    ----------
+    method : str
+    seeds : list of int
+    ends : mapping of int to object
+        Parameters, losses and report of each fit.
+    groups : sequence of object
+        What has fitted models of one shape.
+    models : sequence of pymc.Model or None
+        None where one model was given other data.
+    seconds : float
 
     Attributes
     ----------
@@ -201,7 +213,7 @@ class MappedFits(Sequence[Approximation]):
 
     @cached_property
     def table(self) -> xr.Dataset:
-        """How each fit ended, (fit): ``converged``, ``stop_reason``, ``steps``, ``khat``, ``seed``."""
+        """How fits ended, (fit): ``converged``, ``stop_reason``, ``steps``, ``khat``, ``seed``."""
         columns = {
             "converged": [report.converged for report in self.reports],
             "stop_reason": [report.stop_reason.value for report in self.reports],
@@ -471,7 +483,9 @@ class _Many:
             number = self._alike.numbers[job]
             ends[number] = _End(flat_parameters(approx), approx.hist, report)
 
-        fits = SideBySide(self._lanes, list(variables), attributes)
+        lanes = self._lanes
+        parts = [lanes, lanes.twin()] if len(self._seeds) > lanes.width else [lanes]
+        fits = SideBySide(parts, list(variables), attributes)
         fits.run(len(self._seeds), fit_one, say)
         for job, number in enumerate(self._alike.numbers):
             if number not in ends:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 
 from collections.abc import Callable, Collection, Generator, Sequence
@@ -96,6 +97,17 @@ class JaxLanes:
             self._call(np.zeros(width, np.int32))
         self.compile_s = time.perf_counter() - started
 
+    def twin(self) -> JaxLanes:
+        """Return as many lanes more, of the same compiled program."""
+        twin = copy.copy(self)
+        twin._state = [np.array(value) for value in self._state]
+        with jax.enable_x64(True):
+            twin._data = [
+                np.array(value) if isinstance(value, np.ndarray) else jnp.array(value, copy=True)
+                for value in self._data
+            ]
+        return twin
+
     def _placed(self, value: np.ndarray) -> Any:
         lanes = _in_lanes(value, self.width)
         return lanes if value.nbytes <= _LARGEST_SENT else jax.device_put(lanes)
@@ -146,7 +158,7 @@ class JaxLanes:
     def _call(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         state, taken, losses = self._run(self._state, self._data, self._constants, left)
         # All of it is waited for: data that lie in NumPy's memory may be written to again.
-        self._state = [np.asarray(value) for value in jax.block_until_ready(state)]
+        self._state = [np.asarray(value) for value in state]
         return np.asarray(taken), None if losses is None else np.asarray(losses)
 
     def state_of(self, lane: int, number: int) -> np.ndarray:
