@@ -425,3 +425,14 @@ def sobol_direction_numbers(dimension: int) -> tuple[np.ndarray, np.ndarray]:
 def image_prefix(key: str, step: int) -> str:
     """Return how the file of an image that MLflow logs begins; a random part follows."""
     return f"images/{key.replace('/', '~')}+step+{step}+"
+
+
+def one_of(condition: Variable, then: Variable, otherwise: Variable) -> Variable:
+    """Return PyTensor's conditional, of which engines compute one side; older ones on JAX both."""
+    try:
+        place = importlib.import_module("pytensor.conditional")
+    except ImportError:
+        # Where older versions have it.
+        place = importlib.import_module("pytensor.ifelse")
+    found: Variable = place.ifelse(condition, then, otherwise)
+    return found

@@ -68,7 +68,11 @@ class SVGD(SteinMethod, inference.SVGD):
     sees; with the package's kernels). It is computed of all pairs of particles, each with itself
     too, and its bandwidth follows the particles.
 
-    Where kernel matrices would be large (from some 3,000 particles on) they are made in blocks.
+    Where kernel matrices would be large (from some 1,500 particles on) they are made in blocks.
+    From 500 particles on they are in float32, unless a particle is more than 64 kernel widths from
+    the mean of all. That rounds the square of the loss by some 1e-6 of its terms: of 3,000
+    particles on a standard Gaussian in 2 dimensions it ends at .0027 where it should be .0023, and
+    a loss much below that says nothing. The direction is right to a thousandth even there.
     ``objective=Tempered(...)`` anneals: the density's part of the direction rises from a fraction
     to all of it.
 
