@@ -24,7 +24,7 @@ export DO_NOT_TRACK = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare validate test test-latest test-oldest test-clients lint types docs bench bench-stopping bench-accuracy bench-families bench-rogues bench-trust bench-verdicts bench-processes bench-kernels bench-leapfrogs bench-clients bench-flows schema constraints clean
+.PHONY: help setup compare validate test test-latest test-oldest test-clients lint types docs bench bench-stopping bench-accuracy bench-families bench-rogues bench-trust bench-verdicts bench-processes bench-kernels bench-large bench-leapfrogs bench-clients bench-flows schema constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 16
@@ -134,6 +134,9 @@ bench-processes: $(VENV)/.ready  ## Time whole processes beside every rival, col
 
 bench-kernels: $(VENV)/.ready  ## Run chains beside BlackJAX' from the same starts; writes docs/benchmarks
 	$(BIN)/python -W ignore tests/benchmarks/kernels.py --out docs/benchmarks $(BENCH)
+
+bench-large: $(VENV)/.ready  ## Time and memory of fits of 10^4 to 10^6 variables; writes docs/benchmarks
+	$(BIN)/python -W ignore tests/benchmarks/large.py --out docs/benchmarks $(BENCH)
 
 bench-leapfrogs: $(VENV)/.ready  ## Time chains by their number, on the device that JAX has; writes docs/benchmarks
 	$(BIN)/python -W ignore tests/benchmarks/leapfrogs.py --out docs/benchmarks $(BENCH)

@@ -64,7 +64,9 @@ def write_draws(
     ValueError
         If `draws` is not positive, or `path` ends in something else.
     OSError
-        If the disk has less space than all draws need, or the folder is not there.
+        If the disk has less space than all draws need.
+    FileNotFoundError
+        If the folder is not there.
     ImportError
         Without h5netcdf and h5py for netCDF, or without zarr.
 
@@ -125,9 +127,13 @@ def _rest(
         }
 
 
+def _groups_of(tree: DataTree) -> dict[str, DataTree]:
+    return {name: tree.children[name] for name in _GROUPS if name in tree.children}
+
+
 def _check_space(path: Path, first: DataTree, draws: int) -> None:
     """Raise OSError where the disk has no room: HDF5 may end the process there."""
-    written = [first[group] for group in _GROUPS if group in first.children]
+    written = _groups_of(first).values()
     needed = sum(group.nbytes * draws / group.sizes["draw"] for group in written)
     free = shutil.disk_usage(path.parent).free
     if needed > free:
@@ -158,12 +164,12 @@ def _write_netcdf(
 ) -> None:
     import h5netcdf
 
-    groups = [group for group in _GROUPS if group in first.children]
+    groups = _groups_of(first)
     first.to_netcdf(
         path,
         engine="h5netcdf",
         unlimited_dims={f"/{group}": ["draw"] for group in groups},
-        encoding={f"/{group}": _encoding(first[group], "chunksizes") for group in groups},
+        encoding={f"/{name}": _encoding(group, "chunksizes") for name, group in groups.items()},
     )
     done = first["posterior"].sizes["draw"]
     with h5netcdf.File(path, "r+") as file:
@@ -182,13 +188,13 @@ def _write_netcdf(
 def _write_zarr(path: Path, first: DataTree, draws: int, rest: Iterator[Mapping[str, Any]]) -> None:
     import zarr
 
-    groups = [group for group in _GROUPS if group in first.children]
-    encoding = {f"/{group}": _encoding(first[group], "chunks") for group in groups}
+    groups = _groups_of(first)
+    encoding = {f"/{name}": _encoding(group, "chunks") for name, group in groups.items()}
     first.to_zarr(path, encoding=encoding, consolidated=False)
     done = first["posterior"].sizes["draw"]
-    root = zarr.open_group(path, mode="r+")
-    for group in groups:
-        for name, variable in first[group].data_vars.items():
+    root: Any = zarr.open_group(path, mode="r+")
+    for group, tree in groups.items():
+        for name, variable in tree.data_vars.items():
             root[f"{group}/{name}"].resize((1, draws, *variable.shape[2:]))
         root[f"{group}/draw"].resize((draws,))
         root[f"{group}/draw"][...] = np.arange(draws)

@@ -58,8 +58,24 @@ def unpacked(packed: pt.TensorVariable, d: int) -> pt.TensorVariable:
     return pt.set_subtensor(pt.zeros((*batch, d, d))[..., rows, columns], positive)
 
 
+# Variables of a full covariance: one of more, its factor, gradients and an optimizer's moments of
+# them would take more than 2 GB.
+LARGEST_DENSE = 5_000
+
+
+def refuse_dense(d: int) -> None:
+    """Raise a ValueError where a matrix of `d` variables by `d` would be too large."""
+    if d > LARGEST_DENSE:
+        raise ValueError(
+            f"A covariance of all {d:,} variables would take {8 * d**2 / 1e9:,.1f} GB, and of more "
+            f'than {LARGEST_DENSE:,} none is made: use method="advi" or "lowrank_advi", whose '
+            "memory grows in proportion to the variables."
+        )
+
+
 def packed_identity(d: int) -> np.ndarray:
     """Return PyMC's start of a packed factor, whose diagonal is softplus(1)."""
+    refuse_dense(d)
     return np.eye(d)[np.tril_indices(d)]
 
 

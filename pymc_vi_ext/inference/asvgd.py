@@ -74,7 +74,7 @@ class ASVGD(SteinMethod, inference.ASVGD):
     ):
         self.options = ASVGDOptions.bind(self.name, (), options)
         if approx is None:
-            model = continuous_model(model, self.name)
+            model = continuous_model(model, self.name, dense=True)
             with python_only():
                 approx = FullRank(model=model, random_seed=random_seed)
         # Past inference.ASVGD, whose constructor only warns and makes the same default.

@@ -250,7 +250,7 @@ class BaM(EngineMethod, Inference):
     ):
         self.options = BaMOptions.bind(self.name, given, options)
         rank = self.options.rank
-        model = continuous_model(model, self.name)
+        model = continuous_model(model, self.name, dense=rank is None)
         with python_only():
             if has_minibatches(model):
                 raise ValueError(

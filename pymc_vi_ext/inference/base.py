@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -19,6 +20,7 @@ from pymc.variational.opvi import Approximation, Group
 from pymc.vartypes import discrete_types
 
 from pymc_vi_ext.approximations import OneGroup
+from pymc_vi_ext.approximations._algebra import refuse_dense
 from pymc_vi_ext.callbacks import Rule, StagedStop
 from pymc_vi_ext.engine import GrowingLoop, GrowingProgram, Loop, QuasiNoise, StepProgram
 from pymc_vi_ext.errors import warn
@@ -425,8 +427,18 @@ def method_of(inference: Inference) -> Method:
     return adopted
 
 
-def continuous_model(model: pm.Model | None, method: str, start: Any = None) -> pm.Model:
+def continuous_model(
+    model: pm.Model | None, method: str, start: Any = None, *, dense: bool = False
+) -> pm.Model:
     """Return `model`, or the one on the context, if `method` can fit it from `start`.
+
+    Parameters
+    ----------
+    model : pymc.Model, optional
+    method : str
+    start : mapping, optional
+    dense : bool
+        Whether the method holds a covariance of all variables.
 
     Raises
     ------
@@ -435,7 +447,8 @@ def continuous_model(model: pm.Model | None, method: str, start: Any = None) -> 
     ParametrizationError
         If a free variable is discrete, or of BART, naming it.
     ValueError
-        If `start` names no variable of the model, or gives one another shape.
+        If `start` names no variable of the model, or gives one another shape, or the model is too
+        large for a method that is dense.
     """
     model = modelcontext(model)
     if not model.free_RVs:
@@ -451,7 +464,18 @@ def continuous_model(model: pm.Model | None, method: str, start: Any = None) -> 
         )
     refuse_trees(model)
     check_start(start, model)
+    if dense:
+        refuse_dense(_size_of(model))
     return model
+
+
+def _size_of(model: pm.Model) -> int:
+    """Return how many unconstrained elements the variables of a model have."""
+    shapes = [model.rvs_to_values[rv].type.shape for rv in model.free_RVs]
+    if any(None in shape for shape in shapes):
+        with python_only():
+            return sum(np.size(value) for value in model.initial_point().values())
+    return sum(math.prod(shape) for shape in shapes)
 
 
 def refuse_trees(model: pm.Model) -> None:

@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pymc as pm
 
+from pymc.pytensorf import floatX
 from pymc.variational.approximations import FullRank, MeanField
 from pymc.variational.inference import KLqp
 
 from pymc_vi_ext.approximations import family_of
-from pymc_vi_ext.approximations._algebra import normal_log_density
+from pymc_vi_ext.approximations._algebra import normal_log_density, softplus_inverse
 from pymc_vi_ext.callbacks import NewtonStop
 from pymc_vi_ext.callbacks._statistics import mean_and_error
 from pymc_vi_ext.diagnostics.pareto import khat_of, worth
@@ -27,7 +28,7 @@ from pymc_vi_ext.options import Options as AnyOptions
 from pymc_vi_ext.options import option
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.results import StopReason
-from pymc_vi_ext.upstream import layout
+from pymc_vi_ext.upstream import MeanFieldGroup, layout
 
 logger = logging.getLogger(__name__)
 
@@ -263,7 +264,12 @@ class DADVI(LoopMethod, KLqp):
     def _show_mean_field(self) -> None:
         """Bring the mean field of now into the approximation, for callbacks."""
         [group] = self.approx.groups
-        family_of(group).set_gaussian(self._optimum.mu, np.diag(self.mean_field_std**2))
+        if isinstance(group, MeanFieldGroup):
+            # Of many variables their variances as a matrix would not fit in memory.
+            group.params_dict["mu"].set_value(floatX(self._optimum.mu))
+            group.params_dict["rho"].set_value(floatX(softplus_inverse(self.mean_field_std)))
+        else:
+            family_of(group).set_gaussian(self._optimum.mu, np.diag(self.mean_field_std**2))
 
     def conclude(self, ending: Ending) -> Conclusion:
         """Add the linear response, and at the optimum the sampling error."""

@@ -52,7 +52,7 @@ class FullRankADVI(EngineMethod, inference.FullRankADVI):
         **options: Any,
     ):
         self.options = NoOptions.bind(self.name, given, options)
-        model = continuous_model(model, self.name, start)
+        model = continuous_model(model, self.name, start, dense=True)
         with python_only():
             super().__init__(model=model, random_seed=random_seed, start=start)
         self.objective = PathELBO(self.approx)(None)

@@ -50,7 +50,7 @@ class Laplace(DirectMethod, KLqp):
         **options: Any,
     ):
         self.options = NoOptions.bind(self.name, given, options)
-        model = continuous_model(model, "Laplace's approximation")
+        model = continuous_model(model, "Laplace's approximation", dense=True)
         with python_only():
             super().__init__(FullRank(model=model, random_seed=random_seed))
         self.seed = random_seed
