@@ -178,7 +178,7 @@ def test_a_flow_in_one_dimension_is_a_spline_and_says_so(caplog):
     with caplog.at_level("WARNING"):
         group = Group(model.free_RVs, vfam="flow", model=model)
     assert "one dimension" in caplog.text
-    assert len(group._layers) == 1
+    assert len(group._layers.layers) == 1
     z, logq = draws_and_logq(OneGroup(group), 5)
     assert z.shape == (5, 1)
     assert np.isfinite(logq).all()
