@@ -28,6 +28,7 @@ MODULES = [
             "approximations",
             "callbacks",
             "comparison",
+            "data",
             "diagnostics",
             "engine",
             "inference",

@@ -19,8 +19,9 @@ from pymc_vi_ext.errors import UnknownNameError, warn
 from pymc_vi_ext.options import whole_number
 from pymc_vi_ext.streams import mark
 
-# Bytes of rows that lie in memory to change places, and blocks of which fewer mix badly.
-_POOL_BYTES, _FEW_BLOCKS = 32_000_000, 4
+# Bytes of rows that lie in memory to change places: they are gathered from there, which takes half
+# as long from a cache of the processor. Where blocks are large it may be more; few mix badly.
+_POOL_BYTES, _LARGEST_POOL_BYTES, _FEW_BLOCKS = 8_000_000, 64_000_000, 4
 
 
 class Batches:
@@ -60,7 +61,7 @@ class Batches:
     random_seed : int
         Of the order of the rows.
     pool_rows : int, optional
-        Rows of a pool; by default those of 32 MB.
+        Rows of a pool; by default those of 8 MB, or of four blocks where these take 64 MB at most.
 
     Attributes
     ----------
@@ -95,7 +96,7 @@ class Batches:
 
     Notes
     -----
-    In memory are at most two pools and five stacks of batches, 32 MB each, or what a block or
+    In memory are at most two pools, and five stacks of batches of 32 MB each, or what a block or
     a batch takes where that is more.
 
     Examples
@@ -144,8 +145,11 @@ class Batches:
                 "take fewer."
             )
         row = sum(int(np.prod(c.shape, dtype=int)) * c.dtype.itemsize for c in self._columns)
-        fitting = max(_POOL_BYTES // max(row, 1), 1)
-        self.pool_rows = fitting if pool_rows is None else whole_number("pool_rows", pool_rows)
+        self.pool_rows = (
+            self._fitting_rows(max(row, 1))
+            if pool_rows is None
+            else whole_number("pool_rows", pool_rows)
+        )
         self._warn_of_large_blocks()
         firsts = self.reader().batches(0, 1)
         self.variables = {
@@ -197,11 +201,22 @@ class Batches:
             f"seed {self.random_seed}, checksum {self._checksum} of the first"
         )
 
+    @property
+    def _largest_block(self) -> int:
+        """Rows that are read in one go, at most; 0 of an iterator."""
+        if isinstance(self._source, Iterations):
+            return 0
+        return int(np.diff(self._source.edges).max())
+
+    def _fitting_rows(self, bytes_a_row: int) -> int:
+        """Return the rows of a pool by default."""
+        rows = max(_POOL_BYTES // bytes_a_row, 1)
+        enough = self._largest_block * _FEW_BLOCKS
+        return max(rows, enough) if enough * bytes_a_row <= _LARGEST_POOL_BYTES else rows
+
     def _warn_of_large_blocks(self) -> None:
-        if isinstance(self._source, Iterations) or self.total_size <= self.pool_rows:
-            return
-        largest = int(np.diff(self._source.edges).max())
-        if largest * _FEW_BLOCKS > self.pool_rows:
+        largest = self._largest_block
+        if self.total_size > self.pool_rows and largest * _FEW_BLOCKS > self.pool_rows:
             warn(
                 f"The data come in blocks of up to {largest:,} rows (row groups, chunks), and a "
                 f"pool holds {self.pool_rows:,}: neighbours stay together, which matters where the "

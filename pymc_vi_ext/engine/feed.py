@@ -48,6 +48,11 @@ class Feed:
     whatever sets a state back (callbacks, checkpoints, evaluations) sets the batches back with it.
     While steps run on one stack, a thread reads the next one and moves it to the device.
 
+    Parameters
+    ----------
+    replaced : mapping of SharedVariable to Stream, optional
+        The variables that stand for batches in a graph, and what they are batches of.
+
     Attributes
     ----------
     tables : list of SharedVariable
