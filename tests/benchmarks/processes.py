@@ -57,14 +57,14 @@ SCRIPTS = {
         "    approx.sample(1_000)\n",
     ),
     "extras-dadvi": Case(
-        "pymc-extras `fit_dadvi`",
+        "pymc-extras, `dadvi`",
         f"import pymc as pm, pymc_extras as pmx\n{MODEL}"
-        "with model:\n    pmx.fit_dadvi(random_seed=1, progressbar=False)\n",
+        "with model:\n    pmx.fit(method='dadvi', random_seed=1, progressbar=False)\n",
     ),
     "extras-pathfinder": Case(
-        "pymc-extras `fit_pathfinder`",
+        "pymc-extras, `pathfinder`",
         f"import pymc as pm, pymc_extras as pmx\n{MODEL}"
-        "with model:\n    pmx.fit_pathfinder(random_seed=1, progressbar=False)\n",
+        "with model:\n    pmx.fit(method='pathfinder', random_seed=1, progressbar=False)\n",
     ),
     "numpyro": Case(
         f"NumPyro `SVI.run`, {STEPS:,} steps, the model's density on JAX",
