@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib
 import importlib.util
 import io
 import os
@@ -191,6 +192,8 @@ def _shape(variable: SharedVariable) -> tuple[int, ...]:
 
 def _rewrites(program: StepProgram) -> list[str]:
     """Return the rewrites that PyTensor would apply, those that others registered included."""
+    # It registers some, and PyTensor's JAX functions import it, which need not be there yet.
+    importlib.import_module("pytensor.sparse")
     summary = io.StringIO()
     program.mode("JAX").optimizer.print_summary(summary)
     return sorted(_ADDRESS.sub("", summary.getvalue()).splitlines())

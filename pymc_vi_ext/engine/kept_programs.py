@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import pickle
+import re
 import stat
 
 from collections.abc import Callable, Sequence
@@ -13,6 +15,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+import jax
 import numpy as np
 
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
@@ -26,6 +29,8 @@ _OFF = ("", "0", "off", "no", "false")
 # Of all files together; a program of a small model has a third of a megabyte.
 _MOST_BYTES = 500_000_000
 _SUFFIX = ".program"
+# Functions outside of a program that it calls, and those of LAPACK among them.
+_CALLED, _LAPACK = re.compile(r'custom_call_target="([^"]+)"'), "lapack_"
 
 
 def folder() -> Path | None:
@@ -63,7 +68,10 @@ def load(key: str | None) -> tuple[Callable[..., Any], list[np.ndarray]] | None:
     if file is None or not file.is_file():
         return None
     try:
-        executable, constants = pickle.loads(file.read_bytes())  # the folder is the user's own
+        # The folder is the user's own.
+        executable, constants, needs_lapack = pickle.loads(file.read_bytes())
+        if needs_lapack:
+            _find_lapack()
         function = deserialize_and_load(*executable)
         os.utime(file)  # as used last
     except Exception as error:  # whatever is wrong with it, it can be made anew
@@ -85,11 +93,24 @@ def keep(key: str | None, function: Any, constants: Sequence[np.ndarray]) -> Non
     if file is None:
         return
     try:
-        content = pickle.dumps((serialize(function), list(constants)))
+        called = set(_CALLED.findall(function.as_text()))
+        # In another process nobody need have made ready what they are.
+        if not all(name.startswith(_LAPACK) for name in called):
+            return
+        content = pickle.dumps((serialize(function), list(constants), bool(called)))
         _write(file, content)
         _make_room(file.parent)
     except Exception as error:  # a full disk, a platform that cannot: the fit goes on
         logger.info("A compiled program could not be kept: %s", error)
+
+
+@functools.cache
+def _find_lapack() -> None:
+    """Let JAX find the functions of LAPACK, as it does when it lowers a call of one.
+
+    A program that is loaded calls them unasked: without this, at the address 0.
+    """
+    jax.jit(jax.numpy.linalg.cholesky).lower(np.eye(1))
 
 
 def _file(key: str | None) -> Path | None:

@@ -121,6 +121,33 @@ def test_a_second_process_takes_the_same_steps_without_compiling(folder):
     assert first == second == off
 
 
+CHOLESKY = """
+import sys
+import numpy as np, pytensor, pytensor.tensor as pt
+from pymc_vi_ext.engine import StepProgram, make_loop
+x = pytensor.shared(np.array([[2.0, 0.5], [0.5, 1.0]]), "x", shape=(2, 2))
+loop = make_loop(StepProgram({x: pt.linalg.cholesky(x)}, loss=x.sum()), "jax")
+print(loop.run(1).tolist(), "pytensor.link.jax.dispatch" in sys.modules)
+"""
+
+
+def test_a_program_that_calls_lapack_finds_it(folder):
+    """Loaded as it is, it would call what nobody has looked up, and end the process."""
+    command = [sys.executable, "-W", "ignore", "-c", CHOLESKY]
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        for _ in range(2)
+    )
+    assert (first, second) == ("[4.0] True", "[4.0] False")
+
+
+def test_a_program_that_calls_other_things_is_not_kept(folder, monkeypatch):
+    monkeypatch.setattr(kept_programs, "_LAPACK", "another_library_")
+    x = pytensor.shared(np.eye(2), "x", shape=(2, 2))
+    make_loop(StepProgram({x: pt.linalg.cholesky(x)}), "jax")
+    assert not list(folder.iterdir())
+
+
 @pytest.fixture
 def compilations(monkeypatch):
     """The programs that were lowered, one entry each."""
