@@ -92,10 +92,11 @@ class _Teller:
                 self._say("numpy", repr(value), str(getattr(value, "dtype", "")))
             case tuple() | list():
                 self._many(type(value).__name__, value)
-            case set() | frozenset():
+            case set() | frozenset() if all(isinstance(one, str | int) for one in value):
                 self._many("set", sorted(value, key=repr))
-            case Mapping():
-                self._many("mapping", sorted(value.items(), key=repr))
+            case Mapping() if all(isinstance(one, str | int) for one in value):
+                # By key: the text of a graph may have no end.
+                self._many("mapping", sorted(value.items(), key=lambda item: repr(item[0])))
             case type():
                 self._named(value, "builtins", "numpy")
             case AbstractFunctionGraph():
@@ -103,7 +104,7 @@ class _Teller:
             case FunctionType():
                 self._named(value)
             case Variable() | Apply():
-                raise UnknownContentError(f"{value}, part of an Op")
+                raise UnknownContentError(type(value).__qualname__)
             case Scan():
                 self._named(type(value))
                 self([value.info, value.truncate_gradient, value.allow_gc])
@@ -123,7 +124,7 @@ class _Teller:
                     self(variable.type)
                     self(variable.data)
                 elif variable.owner is None and not known:
-                    raise UnknownContentError(str(variable))
+                    raise UnknownContentError(type(variable).__qualname__)
             return places[variable]
 
         known = True
@@ -179,7 +180,7 @@ class _Teller:
             self([getattr(value, field.name) for field in dataclasses.fields(value)])
         else:
             if not hasattr(value, "__dict__"):
-                raise UnknownContentError(str(value))
+                raise UnknownContentError(type(value).__qualname__)
             self(vars(value))
         inner = getattr(value, "fgraph", None)
         if props is not None and inner is not None and "fgraph" not in props:

@@ -81,6 +81,17 @@ def test_what_may_change_or_is_large_is_not_kept(new):
     assert fingerprint(program(new)) is None
 
 
+class Endless:
+    """As a graph may be: each operation on a sum of two that are the same doubles its text."""
+
+    def __repr__(self):
+        raise AssertionError("its text is as long as memory")
+
+
+def test_nothing_is_written_out_to_be_put_in_order():
+    assert fingerprint(program(), {"one": Endless(), "two": 2}) is None
+
+
 def test_other_rewrites_are_another_program(monkeypatch):
     before = fingerprint(program())
     monkeypatch.setattr(
