@@ -33,6 +33,8 @@ from pymc_vi_ext.engine.program import StepProgram
 # Of these packages files are looked at; what is defined elsewhere may change without a trace.
 _TRUSTED = ("pymc", "pymc_extras", "pymc_vi_ext", "pytensor", "pytensor_distributions")
 _LIBRARIES = ("jax", "jaxlib", "numpy")
+# Options of JAX that say nothing of a program: where it writes what, and what the loop sets itself.
+_OTHER = ("cache", "log", "dump", "trace", "traceback", "profile", "explain", "x64", "platforms")
 # Constants of more bytes take longer to read than most programs take to compile.
 _LARGEST_CONSTANTS = 2**26
 _ADDRESS = re.compile(r"id=\d+|0x[0-9a-f]+")
@@ -208,6 +210,8 @@ def _around() -> list[Any]:
         [(d.platform, d.device_kind) for d in devices],
         devices[0].client.platform_version,
         os.environ.get("XLA_FLAGS", ""),
+        jax.config.jax_default_matmul_precision,
+        {k: v for k, v in jax.config.values.items() if not any(part in k for part in _OTHER)},
         *_of_the_machine(),
         *_of_the_packages(),
     ]

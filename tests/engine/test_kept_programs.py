@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pymc as pm
 import pytensor
@@ -242,6 +243,13 @@ def test_those_used_longest_ago_make_room(folder, monkeypatch):
     # What is used is used last.
     losses(new=lambda x: x / 2)
     assert first.stat().st_mtime > third.stat().st_mtime - 1
+
+
+def test_what_jax_is_told_counts():
+    before = fingerprint(program())
+    with jax.default_matmul_precision("highest"):
+        assert fingerprint(program()) not in (before, None)
+    assert fingerprint(program()) == before
 
 
 def test_custom_gradients_count():
