@@ -206,7 +206,13 @@ class JaxLoop:
         return [storage(v) for v in self._shared]
 
     def _changed_outside(self) -> bool:
+        if self._loop is None:  # it was pickled
+            return True
         return any(new is not old for new, old in zip(self._storages(), self._seen, strict=True))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all but what is compiled, which another process compiles or finds."""
+        return {**vars(self), "_loop": None, "_signature": None}
 
     def _load(self) -> None:
         """Bring changed shared values to the device; compile where shapes ask for it.

@@ -1,5 +1,6 @@
 """The loop inside XLA: any number of steps, one compilation, state that PyMC can use."""
 
+import cloudpickle
 import jax
 import numpy as np
 import pymc as pm
@@ -337,3 +338,11 @@ def test_an_op_that_holds_a_graph_is_named_in_one_short_line():
     assert "The Op Wordy of this model cannot run on JAX (no no " in str(error)
     assert "\n" not in str(error)
     assert len(str(error)) < 200
+
+
+def test_a_loop_that_was_pickled_goes_on():
+    x = pytensor.shared(8.0, "x")
+    loop = make_loop(StepProgram({x: x / 2}, loss=x), "jax")
+    loop.run(1)
+    assert cloudpickle.loads(cloudpickle.dumps(loop)).run(2).tolist() == [4.0, 2.0]
+    assert loop.run(2).tolist() == [4.0, 2.0]
