@@ -24,8 +24,8 @@ from platformdirs import user_cache_path
 logger = logging.getLogger(__name__)
 
 VARIABLE = "PYMC_VI_EXT_CACHE"
-"""Environment variable: a folder for compiled programs, or ``off``."""
-_OFF = ("", "0", "off", "no", "false")
+"""Environment variable: a folder for compiled programs, or ``on`` for one among one's caches."""
+_ON, _OFF = "on", ("", "off")
 # Of all files together; a program of a small model has a third of a megabyte.
 _MOST_BYTES = 500_000_000
 _SUFFIX = ".program"
@@ -36,13 +36,14 @@ _CALLED, _LAPACK = re.compile(r'custom_call_target="([^"]+)"'), "lapack_"
 def folder() -> Path | None:
     """Return where compiled programs are kept; None where they are not.
 
-    ``PYMC_VI_EXT_CACHE``, or a folder among the user's caches. What lies there is run: others may
-    neither own it nor write to it.
+    As ``PYMC_VI_EXT_CACHE`` says. What lies there is run: others may neither own it nor write to
+    it.
     """
-    given = os.environ.get(VARIABLE)
-    if given is not None and given.strip().lower() in _OFF:
+    given = os.environ.get(VARIABLE, "").strip()
+    if given.lower() in _OFF:
         return None
-    place = user_cache_path("pymc_vi_ext") if given is None else Path(given).expanduser()
+    on = given.lower() == _ON
+    place = user_cache_path("pymc_vi_ext") if on else Path(given).expanduser()
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = place.stat()

@@ -203,6 +203,8 @@ def test_a_broken_file_is_made_anew(folder, compilations, content):
 
 def test_off(folder, compilations, monkeypatch):
     monkeypatch.setenv(kept_programs.VARIABLE, "off")
+    assert kept_programs.folder() is None
+    monkeypatch.delenv(kept_programs.VARIABLE)
     losses()
     losses()
     assert len(compilations) == 2
@@ -263,3 +265,9 @@ def test_custom_gradients_count():
         pm.Potential("p", -((disconnected_grad(x) - 1) ** 2))
         other = StepProgram.from_inference(pm.ADVI(), obj_optimizer=pm.adam())
     assert fingerprint(one) != fingerprint(other)
+
+
+def test_on_is_among_the_users_caches(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept_programs, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setenv(kept_programs.VARIABLE, "on")
+    assert kept_programs.folder() == tmp_path / "pymc_vi_ext"
