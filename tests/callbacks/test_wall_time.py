@@ -23,6 +23,7 @@ def slow_steps(monkeypatch):
         nonlocal now
         taken, snapshots = call(loop, every, times)
         now += taken
+        loop.run_s += taken
         return taken, snapshots
 
     monkeypatch.setattr(JaxLoop, "_call", slowly)
