@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import LazyLoader, find_spec
-from threading import get_ident
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -68,43 +66,3 @@ class _Loader(Loader):
         except Exception:
             # The first use of this package raises the same, where it can be understood.
             return
-
-
-@contextmanager
-def loaded_on_use(package: str) -> Iterator[None]:
-    """Let an import of `package` in this context load it where it is used first.
-
-    Parameters
-    ----------
-    package : str
-        Of the top level. One that is loaded, or not installed, stays as it is.
-
-    Notes
-    -----
-    A second ``import`` statement, anywhere, is such a use.
-    """
-    finder = _LazyFinder(package)
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-
-
-class _LazyFinder(MetaPathFinder):
-    """Finds a package as it would be found without this, to be executed on first use."""
-
-    def __init__(self, package: str):
-        self._package, self._thread = package, get_ident()
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        # Who looks for it below, or in another thread, finds it as ever.
-        if fullname != self._package or get_ident() != self._thread:
-            return None
-        self._thread = -1
-        spec = find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            spec.loader = LazyLoader(spec.loader)
-        return spec

@@ -54,9 +54,10 @@ def pareto_smoothed(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
     shape, scale = _generalised_pareto(np.exp(logs[tail]) - cutoff)
     if np.isfinite(shape):
         p = (np.arange(n) + 0.5) / n
-        quantiles = -np.log1p(-p) if shape == 0 else np.expm1(-shape * np.log1p(-p)) / shape
-        # None above the largest weight there was.
-        logs[tail] = np.minimum(np.log(scale * quantiles + cutoff), 0.0)
+        with np.errstate(over="ignore"):  # tails of any length
+            quantiles = -np.log1p(-p) if shape == 0 else np.expm1(-shape * np.log1p(-p)) / shape
+            # None above the largest weight there was.
+            logs[tail] = np.minimum(np.log(scale * quantiles + cutoff), 0.0)
     return logs - _log_sum(logs), shape
 
 

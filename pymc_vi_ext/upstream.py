@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pymc_vi_ext._after_import import loaded_on_use
-
 if TYPE_CHECKING:
     from pymc.variational.opvi import Approximation, Group
     from pytensor.compile.sharedvalue import SharedVariable
@@ -282,8 +280,7 @@ class Upstream:
             If it is not there, saying what it was for.
         """
         try:
-            # PyTensor's JAX functions ask whether NumPyro is there; to load it takes .3 seconds.
-            with warnings.catch_warnings(), loaded_on_use("numpyro"):
+            with warnings.catch_warnings():
                 # In notebooks tqdm, behind NumPyro, misses widgets that nothing here needs.
                 warnings.filterwarnings("ignore", "IProgress not found")
                 return operator.attrgetter(self.name)(importlib.import_module(self.place))

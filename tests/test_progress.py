@@ -149,7 +149,7 @@ def test_what_fails_before_its_first_step(model, monkeypatch, capsys):
     def broken(*args, **kwargs):
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr("pymc_vi_ext.inference.base.make_loop", broken)
+    monkeypatch.setattr("pymc_vi_ext.engine.jax_loop.jax_step", broken)
     with pytest.raises(RuntimeError):
         vix.fit(model=model, random_seed=1)
     [line] = capsys.readouterr().out.splitlines()

@@ -15,6 +15,7 @@ LOG_RATIOS = {
     "moderate": 0.4 * RNG.exponential(size=1_000),
     "heavy": 1.5 * RNG.standard_t(2, size=1_000),
     "very heavy": 30 * RNG.normal(size=1_000),
+    "heavier than floats": -(10.0 ** RNG.uniform(0, 2.8, size=1_000)),
     "bounded": np.log(RNG.beta(1, 3, size=2_000)),
     "far from 0": RNG.normal(size=1_000) - 1e4,
     "ties": np.round(RNG.normal(size=1_000), 1),

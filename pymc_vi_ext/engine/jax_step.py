@@ -92,6 +92,8 @@ def jax_step(program: StepProgram) -> JaxStep:
     UnsupportedOpError
         If an Op has no JAX implementation, naming the Op.
     """
+    # Rewrites load PyTensor's JAX functions; this way without a warning about notebooks.
+    _ = upstream.jax_funcify
     static = [v for v in program.data if gives_shape(v)]
     arrays = [v for v in program.data if not gives_shape(v)]
     inputs = {v: _static_input(v) for v in [*program.state, *arrays]}
