@@ -77,7 +77,8 @@ SAME_ON_ANY_PYMC := approximations callbacks comparison correction diagnostics f
   tracking zoo test_api_docs.py test_code_blocks.py test_links.py test_shown.py test_progress.py \
   test_calibration.py test_promises.py test_interrupts.py \
   test_threads.py test_ends.py test_beginning_anew.py test_modes.py test_multistart.py test_recipes.py \
-  test_refused_models.py test_rules_of_fits.py test_wheel.py engine/test_python_mode.py
+  test_refused_models.py test_rules_of_fits.py test_wheel.py engine/test_python_mode.py \
+  engine/test_sobol.py data/test_order.py test_psis.py test_writing.py
 
 test-latest: $(LATEST)/.ready  ## The tests on the newest PyMC, without pymc-extras
 	$(LATEST)/bin/python -m pytest -n auto tests $(addprefix --ignore=tests/,$(SAME_ON_ANY_PYMC))
