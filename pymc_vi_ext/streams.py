@@ -11,6 +11,8 @@ from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import ancestors
 
+from pymc_vi_ext.upstream import note, noted
+
 
 class Reader(Protocol):
     """Reads batches, for one thread at a time."""
@@ -42,12 +44,12 @@ class Stream(Protocol):
 
 def mark(variable: SharedVariable, stream: Stream) -> None:
     """Note on a variable that it stands for a batch of `stream`."""
-    variable.tag.stream = stream
+    note(variable, "stream", stream)
 
 
 def stream_of(variable: Variable) -> Stream | None:
     """Return what `variable` stands for a batch of, None for others."""
-    stream: Stream | None = getattr(variable.tag, "stream", None)
+    stream: Stream | None = noted(variable, "stream")
     return stream
 
 

@@ -341,6 +341,16 @@ def share_notes(new: Variable, old: Variable) -> None:
     new.name, new.tag = old.name, old.tag
 
 
+def note(variable: Variable, name: str, content: Any) -> None:
+    """Note something on a variable, which its copies keep."""
+    setattr(variable.tag, name, content)
+
+
+def noted(variable: Variable, name: str) -> Any:
+    """Return what was noted on a variable, None if nothing was."""
+    return getattr(variable.tag, name, None)
+
+
 def made_anew(node: Any, inputs: list[Any]) -> list[Variable]:
     """Return the outputs of `node` for other inputs, of the types these give, with its notes."""
     if isinstance(node.op, __getattr__("HasInnerGraph")):
