@@ -44,8 +44,9 @@ def pareto_smoothed(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
     >>> import numpy as np
     >>> from pymc_vi_ext.psis import pareto_smoothed
     >>> log_ratios = 0.8 * np.random.default_rng(0).exponential(size=4000)
-    >>> round(pareto_smoothed(log_ratios)[1], 1)
-    0.8
+    >>> shape = pareto_smoothed(log_ratios)[1]  # of 189 weights: +- (1 + .8) / 189**.5
+    >>> abs(shape - 0.8) < 3 * 0.13
+    True
     """
     logs = log_ratios - log_ratios.max()
     order = np.argsort(logs)
