@@ -49,7 +49,7 @@ _INLINED = "stands for a graph, which the engine writes out before it batches it
 # ``optdb[...]`` a rewrite; other names with a dot are attributes of a class.
 _TABLE: Mapping[str, Mapping[str, str]] = {
     "arviz_stats.base": {
-        "array_stats": "densities of arrays and k-hat of weights, without labels",
+        "array_stats": "densities, R-hat and effective draws of arrays, without labels",
     },
     "bambi.backend.pymc": {
         "PyMCModel._clean_results": "intercepts of the data, where Bambi centres predictors",

@@ -16,7 +16,7 @@ from pytensor.tensor.random.type import RandomType
 from pymc_vi_ext.engine import kept_programs
 from pymc_vi_ext.engine.feed import Stack
 from pymc_vi_ext.engine.fingerprint import fingerprint
-from pymc_vi_ext.engine.jax_step import JaxStep, gives_shape, jax_step
+from pymc_vi_ext.engine.jax_step import JaxStep, arguments_of, gives_shape, jax_step
 from pymc_vi_ext.engine.keys import generator_from_key, key_from_generator
 from pymc_vi_ext.engine.program import StepProgram
 from pymc_vi_ext.interrupts import check, held
@@ -226,7 +226,7 @@ class JaxLoop:
         key = kept = step = None
         arguments = self._arguments
         if stale := signature != self._signature:
-            arguments = [v for v in self._program.data if not gives_shape(v)]
+            arguments = arguments_of(self._program)
             if kept_programs.folder() is not None:
                 key = fingerprint(self._program, self._program.watched)
                 kept = kept_programs.load(key)

@@ -95,7 +95,7 @@ def jax_step(program: StepProgram) -> JaxStep:
     # Rewrites load PyTensor's JAX functions; this way without a warning about notebooks.
     _ = upstream.jax_funcify
     static = [v for v in program.data if gives_shape(v)]
-    arrays = [v for v in program.data if not gives_shape(v)]
+    arrays = arguments_of(program)
     inputs = {v: _static_input(v) for v in [*program.state, *arrays]}
     values = {v: v.type.constant_type(v.type, v.get_value()) for v in static}
     spread = dfs_rewriter(lengths_of_values)
@@ -146,6 +146,11 @@ def _constant(data: Any, **kwargs: Any) -> Any:
     if isinstance(data, np.ndarray) and data.ndim:
         return jax.device_put(data)
     return upstream.jax_typify(data, **kwargs)
+
+
+def arguments_of(program: StepProgram) -> list[SharedVariable]:
+    """Return the data of a program that are arguments of its step; the rest gives shapes."""
+    return [v for v in program.data if not gives_shape(v)]
 
 
 def gives_shape(variable: SharedVariable) -> bool:
