@@ -57,6 +57,8 @@ class Root(NamedTuple):
     draws: int
 
 
+# Steps may lead to where nothing is finite; each is looked at before it is taken.
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def root_near(
     state: FitState, point: np.ndarray, accuracy: tuple[float, float], most: float
 ) -> Root | None:
@@ -148,6 +150,8 @@ def root_near(
         moves = np.concatenate([moves, moves_at(point, of_one, own)])
         errors = _standard_errors(approx, point - moves @ inverse.T * units)
     end = point - inverse @ moves.mean(axis=0) * units
+    if not np.isfinite([*errors, *end]).all():
+        return None
     return Root(end, *errors, len(moves) * of_one)
 
 

@@ -1,5 +1,6 @@
 """What follows the stages of the default rule, on optima known in closed form."""
 
+import itertools
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ import pymc_vi_ext as vix
 
 from pymc_vi_ext.approximations.parameters import flat_parameters, moments
 from pymc_vi_ext.callbacks import checkpoint
+from pymc_vi_ext.state import FitState
 
 QUIET = {"progressbar": False, "random_seed": 1}
 # Several standard errors of what a fit asks for, of means in sds and of log sds.
@@ -97,6 +99,25 @@ def test_no_root_without_a_slope(monkeypatch):
 
     monkeypatch.setattr("pymc_vi_ext.callbacks._root._jacobian", flat)
     approx = vix.fit(model=gammas([2.0]), backend="jax", **QUIET)
+    assert "the rate a bias of about" in approx.report.evidence
+    check(approx, *of_gammas([2.0]))
+
+
+@pytest.mark.parametrize(("first", "value"), [(1, np.nan), (2, np.nan), (1, 1e300), (4, np.inf)])
+def test_no_root_where_moves_are_not_finite(monkeypatch, first, value):
+    """From the first round, a later one, or the sequences added at the end: never an error."""
+    real, calls = FitState.mean_moves, itertools.count()
+
+    def broken(state, points, *arguments):
+        moves = real(state, points, *arguments)
+        if next(calls) >= first:
+            moves = moves.copy()
+            moves[-1, -1] = value
+        return moves
+
+    monkeypatch.setattr(FitState, "mean_moves", broken)
+    approx = vix.fit(model=gammas([2.0]), backend="jax", **QUIET)
+    assert next(calls) > first
     assert "the rate a bias of about" in approx.report.evidence
     check(approx, *of_gammas([2.0]))
 
