@@ -1,5 +1,7 @@
 """Fits and draws in several threads of one process."""
 
+import gc
+
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,7 +12,7 @@ from model_table import MODELS
 
 import pymc_vi_ext as vix
 
-from pymc_vi_ext.python_only import python_only
+from pymc_vi_ext.python_only import building, python_only
 
 JOBS = [
     ("conjugate", "advi", "jax"),
@@ -22,7 +24,8 @@ JOBS = [
 
 def settings():
     config = pytensor.config
-    return config.cxx, config.mode, config.linker, config.traceback__limit, config.floatX
+    flags = config.cxx, config.mode, config.linker, config.traceback__limit, config.floatX
+    return *flags, gc.get_threshold()
 
 
 def numbers(job):
@@ -104,3 +107,16 @@ def test_draws_of_one_approximation_in_threads():
     expected = [draw(seed) for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:
         np.testing.assert_array_equal(list(pool.map(draw, range(8))), expected)
+
+
+@pytest.mark.parametrize(("before", "within"), [(700, 10_000), (0, 0), (50_000, 50_000)])
+def test_garbage_is_looked_for_seldom_while_graphs_are_built(before, within):
+    """Those who look for none, or seldom, keep their own number."""
+    own = gc.get_threshold()
+    try:
+        gc.set_threshold(before, *own[1:])
+        with python_only(), building():
+            assert gc.get_threshold() == (within, *own[1:])
+        assert gc.get_threshold() == (before, *own[1:])
+    finally:
+        gc.set_threshold(*own)
