@@ -24,12 +24,15 @@ class Particles(NamedTuple):
     ----------
     X, scores : TensorVariable of shape (n, d)
     n, d : int
+    batch : int or None
+        Particles of a batch, of which each meets only those of its own; None where all meet.
     """
 
     X: pt.TensorVariable
     scores: pt.TensorVariable
     n: int
     d: int
+    batch: int | None = None
 
 
 class Sums(NamedTuple):
@@ -76,12 +79,12 @@ class _Radial(SteinKernel):
 
     def sums(self, particles: Particles) -> Sums:
         """Return the sums, from particles that are centred and in units of the bandwidth."""
-        X, scores, n, d = particles
+        X, scores, n, d, batch = particles
         # Blocks are made before the engine knows the shapes of the particles.
         X, scores = pt.specify_shape(X, (n, d)), pt.specify_shape(scores, (n, d))
         width = pt.sqrt(self.bandwidth(X))
         points = (X - pt.mean(X, axis=0)) / width
-        driving, repulsion, trace = pair_sums(self.profile, points, scores)
+        driving, repulsion, trace = pair_sums(self.profile, points, scores, batch)
         return Sums(driving, repulsion / width, trace / width**2)
 
 
@@ -160,7 +163,7 @@ class Linear(SteinKernel):
 
     def sums(self, particles: Particles) -> Sums:
         """Return the sums, without a matrix of all pairs."""
-        X, scores, n, _ = particles
+        X, scores, n, *_ = particles
         fixed = disconnected_grad(X)
         spread = pt.std(fixed, axis=0) + floatX(1e-12)
         u = (X - pt.mean(fixed, axis=0)) / spread

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 
@@ -22,6 +24,7 @@ _SINGLE_FROM = 500
 _SINGLE_WITHIN = 2.0**12
 
 type Profile = Callable[[pt.TensorVariable], Sequence[pt.TensorVariable]]
+type Products = Callable[[Profile, pt.TensorVariable, pt.TensorVariable], pt.TensorVariable]
 
 
 class PairSums(NamedTuple):
@@ -42,8 +45,15 @@ class PairSums(NamedTuple):
     trace: pt.TensorVariable
 
 
-def pair_sums(profile: Profile, points: pt.TensorVariable, scores: pt.TensorVariable) -> PairSums:
+def pair_sums(
+    profile: Profile, points: pt.TensorVariable, scores: pt.TensorVariable, batch: int | None = None
+) -> PairSums:
     r"""Return the sums for all points, in float32 where that does no harm.
+
+    With `batch`, estimates of them: points are shuffled and cut into batches, and each meets those
+    of its own batch of :math:`p` in place of all :math:`n`. Terms of others weigh
+    :math:`(n - 1) / (p - 1)`, that of a point with itself 1, so that means over the shuffles are
+    the sums (Li et al., 2020).
 
     Parameters
     ----------
@@ -54,11 +64,24 @@ def pair_sums(profile: Profile, points: pt.TensorVariable, scores: pt.TensorVari
         Centred, in units in which the kernel's width is about 1. Its type knows the shape.
     scores : TensorVariable of shape (n, d)
         The `g`.
+    batch : int, optional
+        Divides n.
+
+    References
+    ----------
+    Li, L., Li, Y., Liu, J.-G., Liu, Z. and Lu, J. (2020). A stochastic version of Stein variational
+    gradient descent for efficient sampling. https://arxiv.org/abs/1902.03394
     """
-    d = points.type.shape[1]
+    n, d = points.type.shape
+    if batch is None:
+        of_pairs: Products = _in_blocks
+    else:
+        of_pairs = partial(_in_batches, batch)
+        order = pt.argsort(pm.Uniform.dist(size=n))
+        points, scores = points[order], scores[order]
     # Scores may be of any size, and float32 has an end.
     unit = pt.maximum(pt.max(pt.abs(scores), axis=0), np.finfo(points.dtype).tiny)
-    found = _products(profile, points, scores / unit)
+    found = _products(of_pairs, profile, points, scores / unit)
     squares = _row_sums(points**2)
     driving, of_w, of_slope = found[:, :d], found[:, d : 2 * d + 1], found[:, -(d + 2) :]
     total = of_w[:, d:]
@@ -66,63 +89,105 @@ def pair_sums(profile: Profile, points: pt.TensorVariable, scores: pt.TensorVari
     spread = squares * of_slope[:, d : d + 1] + of_slope[:, d + 1 :]
     spread -= 2 * _row_sums(points * of_slope[:, :d])
     trace = np.asarray(d, points.dtype) * total - spread
-    return PairSums(driving * unit, points * total - of_w[:, :d], trace[:, 0])
+    sums = driving * unit, points * total - of_w[:, :d], trace[:, 0]
+    if batch is not None:
+        sums = tuple(pt.set_subtensor(pt.zeros_like(part)[order], part) for part in sums)
+    return PairSums(*sums)
 
 
 def _products(
-    profile: Profile, points: pt.TensorVariable, scores: pt.TensorVariable
+    of_pairs: Products, profile: Profile, points: pt.TensorVariable, scores: pt.TensorVariable
 ) -> pt.TensorVariable:
-    """Return the products of :func:`_in_one_dtype` in that of the points."""
-    double = _in_one_dtype(profile, points, scores)
+    """Return the products `of_pairs`, in the dtype of the points."""
+    double = of_pairs(profile, points, scores)
     if points.dtype == "float32" or points.type.shape[0] < _SINGLE_FROM:
         return double
-    single = _in_one_dtype(profile, points.astype("float32"), scores.astype("float32"))
+    single = of_pairs(profile, points.astype("float32"), scores.astype("float32"))
     # Written so that NaN goes to float64, and looks there as it always does.
     near = pt.max(pt.sum(points**2, axis=1)) <= _SINGLE_WITHIN
     return one_of(near, single.astype("float64"), double)
 
 
-def _in_one_dtype(
+def _in_blocks(
     profile: Profile, points: pt.TensorVariable, scores: pt.TensorVariable
 ) -> pt.TensorVariable:
-    r"""Return products of the matrices of pairs with columns, (n, columns), in blocks of rows.
-
-    With one matrix these are scores, points, ones and squares; with three, scores by
-    :math:`\phi`, points and ones by `w`, and points, ones and squares by :math:`-2 w'`.
-    """
+    """Return the products of all pairs, (n, columns), in blocks of rows."""
     n, d = points.type.shape
-    squares = _row_sums(points**2)
-    ones = pt.ones_like(squares)
-    # -s/2 is one product of these with those of the block: no pass over the matrix but exp's.
-    halves = pt.concatenate([points, -squares / 2, ones], axis=1)
-    values = pt.concatenate([scores, points, ones, squares], axis=1)
-
-    def block(
-        rows: pt.TensorVariable, halves: pt.TensorVariable, values: pt.TensorVariable
-    ) -> pt.TensorVariable:
-        norms = _row_sums(rows**2)
-        own = pt.concatenate([rows, pt.ones_like(norms), -norms / 2], axis=1)
-        # Particles by rows: XLA is slow at the product with the matrix the other way around.
-        matrices = profile(pt.minimum(halves.dot(own.T), 0))
-        if len(matrices) == 1:
-            return values.T.dot(matrices[0])
-        columns = values[:, :d], values[:, d : 2 * d + 1], values[:, d:]
-        return pt.concatenate([c.T.dot(m) for c, m in zip(columns, matrices, strict=True)])
-
+    columns = _columns(points, scores)
     blocks = -(-n * n * np.dtype(points.dtype).itemsize // _MOST_BYTES)
     if blocks == 1:
-        return block(points, halves, values).T
+        return _of_block(profile, points, points, columns).T
     size = -(-n // blocks)
     blocks = -(-n // size)
     # The last block is filled up with the first particles, whose sums are then left out.
     rows = pt.concatenate([points, points[: blocks * size - n]])
     found = pytensor.scan(
-        block,
+        lambda rows, points, columns: _of_block(profile, rows, points, columns),
         sequences=[rows.reshape((blocks, size, d))],
-        non_sequences=[halves, values],
+        non_sequences=[points, columns],
         return_updates=False,
     )
-    return found.transpose(0, 2, 1).reshape((blocks * size, found.shape[1]))[:n]
+    return _by_rows(found, blocks * size)[:n]
+
+
+def _in_batches(
+    batch: int, profile: Profile, points: pt.TensorVariable, scores: pt.TensorVariable
+) -> pt.TensorVariable:
+    """Return estimates of the products, (n, columns), from pairs of neighbours in the order."""
+    n, d = points.type.shape
+    columns = _columns(points, scores)
+    found = pytensor.scan(
+        lambda points, columns: _of_block(profile, points, points, columns),
+        sequences=[
+            points.reshape((n // batch, batch, d)),
+            columns.reshape((n // batch, batch, 2 * d + 2)),
+        ],
+        return_updates=False,
+    )
+    found = _by_rows(found, n)
+    nothing = pt.zeros((1, 1), points.dtype)
+    own = [c * m for c, m in _by_matrix(columns, profile(nothing), d)]
+    weight = np.asarray((n - 1) / (batch - 1), points.dtype)
+    return weight * found + (1 - weight) * pt.concatenate(own, axis=1)
+
+
+def _columns(points: pt.TensorVariable, scores: pt.TensorVariable) -> pt.TensorVariable:
+    """Return what matrices of pairs are multiplied by: scores, points, ones and squares."""
+    squares = _row_sums(points**2)
+    return pt.concatenate([scores, points, pt.ones_like(squares), squares], axis=1)
+
+
+def _by_matrix(
+    columns: pt.TensorVariable, matrices: Sequence[pt.TensorVariable], d: int
+) -> list[tuple[pt.TensorVariable, pt.TensorVariable]]:
+    r"""Return which columns go with which matrix of a profile.
+
+    All with one; with three the scores with :math:`\phi`, points and ones with `w`, and points,
+    ones and squares with :math:`-2 w'`.
+    """
+    if len(matrices) == 1:
+        return [(columns, matrices[0])]
+    parts = columns[:, :d], columns[:, d : 2 * d + 1], columns[:, d:]
+    return list(zip(parts, matrices, strict=True))
+
+
+def _of_block(
+    profile: Profile, rows: pt.TensorVariable, points: pt.TensorVariable, columns: pt.TensorVariable
+) -> pt.TensorVariable:
+    """Return the products, (columns, rows), of the pairs of `rows` with all `points`."""
+    norms, squares = _row_sums(rows**2), _row_sums(points**2)
+    # -s/2 is one product of these: no pass over the matrix but exp's.
+    halves = pt.concatenate([points, -squares / 2, pt.ones_like(squares)], axis=1)
+    own = pt.concatenate([rows, pt.ones_like(norms), -norms / 2], axis=1)
+    # Particles by rows: XLA is slow at the product with the matrix the other way around.
+    matrices = profile(pt.minimum(halves.dot(own.T), 0))
+    d = points.type.shape[1]
+    return pt.concatenate([c.T.dot(m) for c, m in _by_matrix(columns, matrices, d)])
+
+
+def _by_rows(found: pt.TensorVariable, rows: int) -> pt.TensorVariable:
+    """Return products of blocks, (blocks, columns, rows of each), as one matrix by rows."""
+    return found.transpose(0, 2, 1).reshape((rows, found.shape[1]))
 
 
 def _row_sums(matrix: pt.TensorVariable) -> pt.TensorVariable:

@@ -48,7 +48,7 @@ class SteinObjective(KSDObjective):
         if factor is not None:
             Y = X.dot(factor)
             scores_of_y = solve_triangular(factor, scores.T, lower=True).T
-        particles = Particles(Y, scores_of_y, op.draws(obj_n_mc), approx.ddim)
+        particles = Particles(Y, scores_of_y, op.draws(obj_n_mc), approx.ddim, op.batch)
         driving, repulsion, trace = self.tf.sums(particles)
         direction = (driving * op.weight / floatX(op.temperature) + repulsion) / n
         if factor is not None:
@@ -89,6 +89,8 @@ class SteinOperator(KSD):
     temperature : float
         Divides the density's part of the direction.
     preconditioner : {None, "fisher", "hessian"}
+    batch : int, optional
+        Particles of a batch, of which each meets only those of its own.
 
     Attributes
     ----------
@@ -108,12 +110,16 @@ class SteinOperator(KSD):
     steps = 0
 
     def __init__(
-        self, approx: Approximation, temperature: float = 1.0, preconditioner: str | None = None
+        self,
+        approx: Approximation,
+        temperature: float = 1.0,
+        preconditioner: str | None = None,
+        batch: int | None = None,
     ):
         if preconditioner is not None and preconditioner not in PRECONDITIONERS:
             raise UnknownNameError("preconditioner", preconditioner, (*PRECONDITIONERS, None))
         super().__init__(approx, temperature=temperature)
-        self.preconditioner = preconditioner
+        self.preconditioner, self.batch = preconditioner, batch
         self.variance_ratio = pytensor.shared(floatX(np.nan), "variance_ratio")
         self.probe = Probe(approx.params)
 
@@ -125,7 +131,7 @@ class SteinOperator(KSD):
 
     def tempered(self, first: float, steps: int) -> SteinOperator:
         """Return the operator of the posterior's power, which rises from `first` to 1."""
-        op = type(self)(self.approx, self.temperature, self.preconditioner)
+        op = type(self)(self.approx, self.temperature, self.preconditioner, self.batch)
         op.first, op.steps = first, steps
         op.step = pytensor.shared(floatX(0.0), "tempering_step")
         return op

@@ -216,6 +216,68 @@ def test_blocks_change_nothing(monkeypatch):
     np.testing.assert_allclose(blocked.hist, approx.hist, rtol=1e-9)
 
 
+PAIRED = [name for name in KERNELS if name != "linear"]
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_one_batch_of_all_is_exact(name):
+    *_, whole, approx = one_move(20, kernel=name)
+    *_, shuffled, batched = one_move(20, kernel=name, kernel_batch=20)
+    np.testing.assert_allclose(shuffled, whole, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(batched.hist, approx.hist, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_batches_are_right_in_the_mean(name):
+    """Over shuffles, each of the 48 numbers within five standard errors; and no two are alike."""
+    rng = np.random.default_rng(0)
+    x, scores = rng.normal(size=(2, 12, 2))
+    particles, slopes = pt.matrix("x"), pt.matrix("scores")
+    sums = [KERNELS[name].sums(Particles(particles, slopes, 12, 2, batch)) for batch in (None, 3)]
+    with python_only():
+        exact, estimate = (
+            pm.pytensorf.compile([particles, slopes], list(s), random_seed=1, mode="FAST_COMPILE")
+            for s in sums
+        )
+    found = [np.column_stack(estimate(x, scores)) for _ in range(1_000)]
+    errors = np.std(found, axis=0) / np.sqrt(len(found))
+    assert np.all(np.std(found, axis=0)[:, :4] > 0.01)
+    away = np.mean(found, axis=0) - np.column_stack(exact(x, scores))
+    np.testing.assert_array_less(abs(away), 5 * errors)
+
+
+def test_batches_find_the_posterior_that_all_pairs_find():
+    """By the default rule; the variance as Stein's identity has it of so many particles."""
+    with pm.Model() as model:
+        pm.Normal("x", MEAN, [1.0, 3.0])
+    options = {"n_particles": 400, "kernel_batch": 50}
+    fits = [
+        vix.fit(600, "svgd", model, random_seed=1, inf_kwargs=options, backend="jax", **QUIET)
+        for _ in range(2)
+    ]
+    assert fits[0].report.converged
+    particles, again = (approx.histogram.get_value() for approx in fits)
+    np.testing.assert_array_equal(particles, again)
+    np.testing.assert_allclose((particles.mean(axis=0) - MEAN) / [1.0, 3.0], 0.0, atol=0.02)
+    np.testing.assert_allclose(particles.std(axis=0) / [1.0, 3.0], 0.98, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"n_particles": 1_000, "kernel_batch": 300}, "Take n_particles=900, or another"),
+        ({"n_particles": 100, "kernel_batch": 300}, "Take n_particles=300, or another"),
+        ({"kernel": "linear", "kernel_batch": 50}, "needs no pairs"),
+        ({"kernel": lambda X: (X, X), "kernel_batch": 50}, "none that could be cut"),
+    ],
+)
+def test_batches_that_cannot_be(options, sentence):
+    with pm.Model() as model:
+        pm.Normal("x")
+    with pytest.raises(ValueError, match=sentence):
+        vix.SVGD(model=model, **options)
+
+
 @pytest.mark.parametrize("name", PRECONDITIONERS)
 def test_a_preconditioner_is_a_change_of_coordinates(name):
     """Without one, in coordinates where the metric is the identity, the moves are the same."""
