@@ -11,6 +11,7 @@ import io
 import os
 import platform
 import re
+import sys
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,11 +28,13 @@ from pytensor.graph.fg import AbstractFunctionGraph
 from pytensor.graph.traversal import toposort
 from pytensor.scan.op import Scan
 
+from pymc_vi_ext import upstream
 from pymc_vi_ext.engine.jax_step import gives_shape
 from pymc_vi_ext.engine.program import StepProgram
 
 # Of these packages files are looked at; what is defined elsewhere may change without a trace.
 _TRUSTED = ("pymc", "pymc_extras", "pymc_vi_ext", "pytensor", "pytensor_distributions")
+_DISPATCH = "pytensor.link.jax.dispatch"
 _LIBRARIES = ("jax", "jaxlib", "numpy")
 # Options of JAX that say nothing of a program: where it writes what, and what the loop sets itself.
 _OTHER = ("cache", "log", "dump", "trace", "traceback", "profile", "explain", "x64", "platforms")
@@ -61,13 +64,15 @@ def fingerprint(program: StepProgram, *also: Any) -> str | None:
     -------
     str or None
         None if the graph has an Op of another package or of a notebook, or one whose contents
-        cannot be told, or constants of more than 64 MB.
+        cannot be told, or constants of more than 64 MB; or if another package or a notebook says
+        what some Op is in JAX.
     """
     digest = hashlib.sha256()
     tell = _Teller(digest.update, program)
     try:
         tell(also)
         tell(_around())
+        tell(_translators())
         tell(_rewrites(program))
         tell([(v.type, _shape(v)) for v in (*program.state, *program.data)])
         tell.graph([*program.state, *program.data], program.outputs)
@@ -200,6 +205,19 @@ def _rewrites(program: StepProgram) -> list[str]:
     summary = io.StringIO()
     program.mode("JAX").optimizer.print_summary(summary)
     return sorted(_ADDRESS.sub("", summary.getvalue()).splitlines())
+
+
+def _translators() -> list[str]:
+    """Return the modules, other than PyTensor's, that say what Ops are in JAX."""
+    if _DISPATCH not in sys.modules:
+        # Nobody can have said it then.
+        return []
+    functions = upstream.jax_funcify.registry.values()
+    modules = sorted({function.__module__ for function in functions})
+    for module in modules:
+        if module.partition(".")[0] not in _TRUSTED:
+            raise UnknownContentError(module)
+    return [module for module in modules if not module.startswith("pytensor.")]
 
 
 def _around() -> list[Any]:

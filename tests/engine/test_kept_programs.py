@@ -14,6 +14,7 @@ import pytest
 from pytensor.gradient import disconnected_grad
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
+from pytensor.link.jax.dispatch import jax_funcify
 
 from pymc_vi_ext.engine import StepProgram, kept_programs, make_loop
 from pymc_vi_ext.engine.fingerprint import fingerprint
@@ -99,6 +100,14 @@ def test_other_rewrites_are_another_program(monkeypatch):
         StepProgram, "mode", lambda self, mode: pytensor.compile.mode.get_mode("JAX")
     )
     assert fingerprint(program()) != before
+
+
+def test_what_others_say_of_ops_is_not_kept(monkeypatch):
+    """The registry has a second function for an Op; which one, and what it says, may change."""
+    monkeypatch.setattr(jax_funcify, "registry", {**jax_funcify.registry})
+    assert fingerprint(program()) is not None
+    jax_funcify.registry[Twice] = lambda op, **kwargs: lambda x: 2 * x
+    assert fingerprint(program()) is None
 
 
 CODE = """
