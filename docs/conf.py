@@ -54,5 +54,7 @@ nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_merge_streams = True
+# Pages show what a first process takes.
+os.environ["PYMC_VI_EXT_CACHE"] = "off"
 # The notebooks run without ipywidgets, which tqdm would rather have.
 os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"

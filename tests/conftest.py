@@ -5,7 +5,7 @@ import signal
 
 # What a test compiles is compiled: an earlier run must not stand in for it. Processes that tests
 # begin have this from here.
-os.environ.pop("PYMC_VI_EXT_CACHE", None)
+os.environ["PYMC_VI_EXT_CACHE"] = "off"
 
 
 def pytest_configure(config):

@@ -24,7 +24,7 @@ from platformdirs import user_cache_path
 logger = logging.getLogger(__name__)
 
 VARIABLE = "PYMC_VI_EXT_CACHE"
-"""Environment variable: a folder for compiled programs, or ``on`` for one among one's caches."""
+"""Environment variable: a folder for compiled programs, ``off``, or ``on`` as without it."""
 _ON, _OFF = "on", ("", "off")
 # Of all files together; a program of a small model has a third of a megabyte.
 _MOST_BYTES = 500_000_000
@@ -36,10 +36,10 @@ _CALLED, _LAPACK = re.compile(r'custom_call_target="([^"]+)"'), "lapack_"
 def folder() -> Path | None:
     """Return where compiled programs are kept; None where they are not.
 
-    As ``PYMC_VI_EXT_CACHE`` says. What lies there is run: others may neither own it nor write to
-    it.
+    Among one's caches, unless ``PYMC_VI_EXT_CACHE`` says otherwise. What lies there is run: others
+    may neither own it nor write to it.
     """
-    given = os.environ.get(VARIABLE, "").strip()
+    given = os.environ.get(VARIABLE, _ON).strip()
     if given.lower() in _OFF:
         return None
     on = given.lower() == _ON

@@ -213,7 +213,6 @@ def test_a_broken_file_is_made_anew(folder, compilations, content):
 def test_off(folder, compilations, monkeypatch):
     monkeypatch.setenv(kept_programs.VARIABLE, "off")
     assert kept_programs.folder() is None
-    monkeypatch.delenv(kept_programs.VARIABLE)
     losses()
     losses()
     assert len(compilations) == 2
@@ -276,7 +275,11 @@ def test_custom_gradients_count():
     assert fingerprint(one) != fingerprint(other)
 
 
-def test_on_is_among_the_users_caches(tmp_path, monkeypatch):
+@pytest.mark.parametrize("said", ["on", " ON ", None])
+def test_by_default_it_is_among_the_users_caches(tmp_path, monkeypatch, said):
     monkeypatch.setattr(kept_programs, "user_cache_path", lambda name: tmp_path / name)
-    monkeypatch.setenv(kept_programs.VARIABLE, "on")
+    if said is None:
+        monkeypatch.delenv(kept_programs.VARIABLE)
+    else:
+        monkeypatch.setenv(kept_programs.VARIABLE, said)
     assert kept_programs.folder() == tmp_path / "pymc_vi_ext"
