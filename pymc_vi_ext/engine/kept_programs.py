@@ -70,10 +70,13 @@ def load(key: str | None) -> tuple[Callable[..., Any], list[np.ndarray]] | None:
         return None
     try:
         # The folder is the user's own.
-        executable, constants, needs_lapack = pickle.loads(file.read_bytes())
+        (program, inputs, outputs), *others = pickle.loads(file.read_bytes())
+        constants, needs_lapack = others
         if needs_lapack:
             _find_lapack()
-        function = deserialize_and_load(*executable)
+        # One device of however many there are, as it was compiled for.
+        one = list(jax.device_put(0).devices())
+        function = deserialize_and_load(program, inputs, outputs, execution_devices=one)
         os.utime(file)  # as used last
     except Exception as error:  # whatever is wrong with it, it can be made anew
         logger.info("%s could not be read, and is made anew: %s", file, error)

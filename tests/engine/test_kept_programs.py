@@ -122,14 +122,17 @@ print("pytensor.link.jax.dispatch" in sys.modules)
 """
 
 
-def test_a_second_process_takes_the_same_steps_without_compiling(folder):
+@pytest.mark.parametrize("flags", ["", "--xla_force_host_platform_device_count=3"])
+def test_a_second_process_takes_the_same_steps_without_compiling(folder, flags):
+    """On the first device, of however many there are."""
+
     def run(**environment):
         return subprocess.run(
             [sys.executable, "-W", "ignore", "-c", CODE],
             capture_output=True,
             text=True,
             check=True,
-            env={**os.environ, **environment},
+            env={**os.environ, "XLA_FLAGS": flags, **environment},
         ).stdout.split()
 
     first, compiled = run()
