@@ -212,8 +212,11 @@ def _translators() -> list[str]:
     if _DISPATCH not in sys.modules:
         # Nobody can have said it then.
         return []
-    functions = upstream.jax_funcify.registry.values()
-    modules = sorted({function.__module__ for function in functions})
+    registry = getattr(upstream.jax_funcify, "registry", None)
+    if registry is None:
+        # Something else stands in its place.
+        raise UnknownContentError("jax_funcify")
+    modules = sorted({function.__module__ for function in registry.values()})
     for module in modules:
         if module.partition(".")[0] not in _TRUSTED:
             raise UnknownContentError(module)

@@ -228,7 +228,7 @@ class JaxLoop:
         if stale := signature != self._signature:
             arguments = arguments_of(self._program)
             if kept_programs.folder() is not None:
-                key = fingerprint(self._program, self._program.watched)
+                key = fingerprint(self._program, self._program.watched, CAPACITY)
                 kept = kept_programs.load(key)
             if kept is None:
                 with python_only():
