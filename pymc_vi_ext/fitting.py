@@ -58,6 +58,7 @@ def fit(
     inf_kwargs: Mapping[str, Any] | None = None,
     *,
     backend: str | None = "auto",
+    devices: int | str | Sequence[Any] | None = None,
     callbacks: Sequence[Any] | None = None,
     convergence: str | Rule | None = "default",
     objective: Any = "elbo",
@@ -102,6 +103,10 @@ def fit(
         For the constructor of the method, ``{"n_particles": 1000}`` for ``"svgd"`` for instance.
     backend : {"auto", "jax", "numba", "c"}
         "auto" takes JAX, and numba, with a warning that names the Op, where JAX lacks one.
+    devices : int, "all" or sequence of jax.Device, optional
+        Devices of JAX that share the work of a step: its particles, else the draws of `obj_n_mc`,
+        else the rows of the data. The result is that of one device but for rounding. By default
+        the one that JAX takes.
     callbacks : sequence of callable, optional
         Called as ``callback(approx, losses, i)`` after step ``i`` (from 1). One with an attribute
         `every` is called every that many steps, and the engine takes those in one call.
@@ -186,11 +191,12 @@ def fit(
         If the model has no free variables, `method` is neither a name nor an inference, or there is
         no such keyword.
     ValueError
-        If values of `start` or `start_sigma` are not of their variable's shape.
+        If values of `start` or `start_sigma` are not of their variable's shape; if there are no
+        such `devices`, or nothing that they could share.
     ParametrizationError
         If a free variable is discrete.
     UnsupportedOpError
-        With ``backend="jax"``, if the model has an Op that JAX cannot run.
+        With ``backend="jax"`` or `devices`, if the model has an Op that JAX cannot run.
     FloatingPointError
         If the loss becomes NaN. Like any exception out of a callback it carries the approximation
         so far as ``approx``.
@@ -219,6 +225,7 @@ def fit(
         "inf_kwargs": inf_kwargs,
         "groups": groups,
         "backend": backend,
+        "devices": devices,
         "convergence": convergence,
         "objective": objective,
         "obj_n_mc": obj_n_mc,

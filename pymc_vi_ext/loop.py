@@ -56,7 +56,7 @@ _SECONDS_PER_CALL = 0.1
 _LONGEST_CALL = 1 << 20  # steps
 _VERSIONS = ("pymc", "pytensor", "jax", "numpy")
 _GO_ON = "`vix.correct(approx)` goes on from here to the posterior."
-_OWN_OPTIONS = ("obj_n_mc", "obj_optimizer", "learning_rate", "compile_kwargs")
+_OWN_OPTIONS = ("obj_n_mc", "obj_optimizer", "learning_rate", "compile_kwargs", "devices")
 
 
 @dataclass
@@ -132,8 +132,8 @@ def fit_method(
     convergence : {None, "default"}, name or Rule
         What stops the fit; see :func:`pymc_vi_ext.fit`.
     **options
-        `obj_n_mc`, `obj_optimizer`, `learning_rate`, `compile_kwargs`, and the others of
-        :meth:`pymc.variational.opvi.ObjectiveFunction.updates`.
+        `obj_n_mc`, `obj_optimizer`, `learning_rate`, `compile_kwargs`, `devices`, and the others
+        of :meth:`pymc.variational.opvi.ObjectiveFunction.updates`.
 
     Returns
     -------

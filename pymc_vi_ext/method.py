@@ -116,6 +116,8 @@ class Request:
         Of the method's own optimizer.
     compile_kwargs : mapping or None
         For :func:`pytensor.function`.
+    devices : int, "all", sequence of jax.Device or None
+        What shares the work of a step; None is the one device that JAX takes.
     more : mapping of str
         The other options of :meth:`pymc.variational.opvi.ObjectiveFunction.updates`.
     make_loop : callable
@@ -135,6 +137,7 @@ class Request:
     obj_optimizer: Any = None
     learning_rate: float | None = None
     compile_kwargs: Mapping[str, Any] | None = None
+    devices: Any = None
     more: Mapping[str, Any] = field(default_factory=dict)
     make_loop: Callable[..., Loop] = make_loop
 

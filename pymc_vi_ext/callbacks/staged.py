@@ -46,8 +46,9 @@ _DRAWS_PART, _FEWEST_DRAWS = 1 / 4, 200
 # many while the comparison is not clear.
 _FEWEST_PASSES = 32
 # With more parameters than these, comparisons begin with so many draws, which tell of most that
-# there is more to gain; have so many at most; and take this part of all steps.
-_LARGE, _FIRST_DRAWS, _MOST_DRAWS, _PART_OF_STEPS = 4_096, 4, 500, 1 / 4
+# there is more to gain; go on with so many, and twice as many while these are not clear; have so
+# many at most; and take this part of all steps.
+_LARGE, _FIRST_DRAWS, _NEXT_DRAWS, _MOST_DRAWS, _PART_OF_STEPS = 4_096, 4, 32, 500, 1 / 4
 # Standard errors by which few draws tell that there is more to gain.
 _SURELY = 4
 # A stage that gains less than so many tolerances is the last.
@@ -126,7 +127,8 @@ class StagedStop(Rule):
     user's, whose moves need not be linear in gradients, end with the stages.
 
     With more than 4,096 parameters a comparison begins with four draws. Where these tell, by four
-    standard errors, that a stage has not settled, there are no more; the others have up to 500.
+    standard errors, that a stage has not settled, there are no more. The others go on with 32, and
+    twice as many while its errors are above their part of the tolerance, up to 500.
     All comparisons take a quarter of the steps at most, and one that would exceed that waits. So
     large fits spend their time on steps, and none converges on fewer draws than it has to.
 
@@ -508,10 +510,12 @@ class StagedStop(Rule):
             few = self._affordable(state, points, min(_FIRST_DRAWS, draws))
             if few is None or (not state.in_batches and _surely_unsettled(few, self.tolerance)):
                 return few
-            first = self._affordable(state, points, draws)
+            first = self._affordable(state, points, min(draws, _NEXT_DRAWS))
             if first is None:
                 return None
-            while first.shape[1] < most and _unclear(first, self.tolerance):
+            while first.shape[1] < most and (
+                _unclear(first, self.tolerance) or _gain_unclear(first, self.tolerance)
+            ):
                 more = self._affordable(state, points, min(first.shape[1], most))
                 if more is None:
                     return None
@@ -824,6 +828,13 @@ def _unclear(at: np.ndarray, tolerance: float) -> bool:
         return False
     errors = [mean_and_error(at[0] - at[1])[1], mean_and_error((at[0] + at[1]) / 2 - at[2])[1]]
     return max(errors) > tolerance / 4
+
+
+def _gain_unclear(at: np.ndarray, tolerance: float) -> bool:
+    """Tell whether more draws could tell more of what a stage has gained over the one before."""
+    if len(at) < 4 or not np.isfinite(at).all():
+        return False
+    return mean_and_error(at[3] - at[2])[1] > tolerance / 2
 
 
 def _difference(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:

@@ -62,6 +62,7 @@ def make_loop(
     program: StepProgram,
     backend: str | None = "auto",
     compile_kwargs: Mapping[str, Any] | None = None,
+    devices: Any = None,
 ) -> Loop:
     """Compile `program` for `backend`.
 
@@ -72,6 +73,8 @@ def make_loop(
         "auto" (also None) takes JAX, and numba for a model with an Op that JAX lacks.
     compile_kwargs : mapping, optional
         For :func:`pytensor.function`; asks for a PyTensor backend, or for the one of its ``mode``.
+    devices : int, "all" or sequence of jax.Device, optional
+        What shares the work of a step, with JAX; by default the one device that JAX takes.
 
     Returns
     -------
@@ -82,10 +85,10 @@ def make_loop(
     UnknownNameError
         If there is no such backend.
     ValueError
-        If ``mode`` is of another backend than `backend`, or there are other `compile_kwargs` for
-        JAX.
+        If ``mode`` is of another backend than `backend`, there are other `compile_kwargs` for JAX,
+        or `devices` for another backend, of which there are fewer, or which could share nothing.
     UnsupportedOpError
-        With ``backend="jax"``, if the model has an Op that JAX cannot run.
+        With ``backend="jax"`` or `devices`, if the model has an Op that JAX cannot run.
 
     Warns
     -----
@@ -117,7 +120,13 @@ def make_loop(
         if mode is JAX:
             # What the loop compiles with anyway.
             del compile_kwargs["mode"]
-    if backend == "jax" or (backend == "auto" and not compile_kwargs):
+    on_jax = backend == "jax" or (backend == "auto" and not compile_kwargs)
+    if devices is not None and not on_jax:
+        raise ValueError(
+            f'devices={devices!r} is for JAX alone: leave it out, or take backend="jax" without '
+            "compile_kwargs."
+        )
+    if on_jax:
         # Imported on use: JAX takes half a second and sets its own global state.
         from pymc_vi_ext.engine.jax_loop import JaxLoop
         from pymc_vi_ext.engine.jax_step import UnsupportedOpError
@@ -128,9 +137,9 @@ def make_loop(
                 'which this backend does not make: pass backend="numba" or "c".'
             )
         try:
-            return JaxLoop(program)
+            return JaxLoop(program, devices)
         except UnsupportedOpError as error:
-            if backend == "jax":
+            if backend == "jax" or devices is not None:
                 error.add_note('backend="numba" and backend="c" run every Op.')
                 raise
             warn(

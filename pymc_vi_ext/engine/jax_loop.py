@@ -2,7 +2,7 @@
 
 import time
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.tensor.random.type import RandomType
 
 from pymc_vi_ext.engine import kept_programs
+from pymc_vi_ext.engine.devices import OneDevice, devices_of
 from pymc_vi_ext.engine.feed import Stack
 from pymc_vi_ext.engine.fingerprint import fingerprint
 from pymc_vi_ext.engine.jax_step import JaxStep, arguments_of, gives_shape, jax_step
@@ -48,6 +49,8 @@ class JaxLoop:
     Parameters
     ----------
     program : StepProgram
+    devices : int, "all" or sequence of jax.Device, optional
+        What shares the work of a step (:class:`~pymc_vi_ext.engine.devices.SeveralDevices`).
 
     Attributes
     ----------
@@ -60,12 +63,15 @@ class JaxLoop:
     ------
     UnsupportedOpError
         If an Op of the step has no JAX implementation, naming it.
+    ValueError
+        If there are no such devices, or nothing that they could share.
     """
 
     backend = "jax"
 
-    def __init__(self, program: StepProgram):
+    def __init__(self, program: StepProgram, devices: Any = None):
         self._program = program
+        self._devices = devices_of(devices, program)
         self._shared = [*program.state, *program.data]
         self._scored = program.loss is not None
         self._signature: Any = None
@@ -84,7 +90,7 @@ class JaxLoop:
         self._arrays: list[Any] = []
         # The batches that the steps read, where they read some.
         self._stack: Stack | None = None
-        program.feed.move = _to_device
+        program.feed.move = self._move
         self.compile_s = self.run_s = 0.0
         with held(), _double_precision():
             self._load()
@@ -227,21 +233,26 @@ class JaxLoop:
         arguments = self._arguments
         if stale := signature != self._signature:
             arguments = arguments_of(self._program)
-            if kept_programs.folder() is not None:
+            # A program for several devices is not that of one.
+            if kept_programs.folder() is not None and self._devices.count == 1:
                 key = fingerprint(self._program, self._program.watched, CAPACITY)
                 kept = kept_programs.load(key)
             if kept is None:
                 with python_only():
-                    step = jax_step(self._program)
+                    step = jax_step(self._program, self._devices.draw)
                 large = step.constants
             else:
                 loop, large = kept
-            constants = [jax.device_put(constant) for constant in large]
+            values = [*(v.get_value(borrow=True) for v in arguments), *large]
+            self._devices.look_at([np.shape(v) for v in values], self._axes(arguments, large))
+            constants = [self._devices.put(c, *self._axes([], [c])) for c in large]
         before = dict(zip(self._shared, seen, strict=True))
         now = dict(zip(self._shared, storages, strict=True))
         arrays = [
-            self._arrays[i] if not stale and before[v] is now[v] else jax.device_put(_copy(v))
-            for i, v in enumerate(arguments)
+            self._arrays[i]
+            if not stale and before[v] is now[v]
+            else self._devices.put(_copy(v), axis)
+            for i, (v, axis) in enumerate(zip(arguments, self._axes(arguments), strict=True))
         ]
         data = [*arrays, *constants]
         # What nobody touched goes on from the device: its shared variable may be behind.
@@ -263,7 +274,8 @@ class JaxLoop:
             most = _AHEAD if self._program.watched else 1
             furthest = max(1, min(most, _SNAPSHOT_BYTES // max(size, 1)))
             if step is not None:
-                compiling = _loop(step, self._scored, furthest)
+                axes = self._axes(arguments, constants)
+                compiling = _loop(step, self._scored, furthest, self._devices, axes)
                 check()
                 # XLA cannot be interrupted.
                 loop = compiling.lower(*carry, data, np.int32(0), np.int32(0)).compile()
@@ -275,19 +287,26 @@ class JaxLoop:
         self._arrays, self._data = arrays, data
         self._loop, self._furthest, self._carry = loop, furthest, carry
 
+    def _axes(self, arguments: Sequence[Any], constants: Sequence[Any] = ()) -> list[int | None]:
+        """Return which axis of each of the data are rows: of stacks of batches the second."""
+        fed, noise = self._program.feed.tables, self._program.quasi_noise.tables
+        others = None if fed else 0
+        axes = [1 if v in fed else None if v in noise else others for v in arguments]
+        return axes + [others] * len(constants)
+
+    def _move(self, batches: np.ndarray) -> jax.Array:
+        with _double_precision():
+            return self._devices.put(batches, axis=1)
+
 
 def _double_precision() -> Any:
     """Allow 64-bit numbers. Every type of the step is explicit, float32 models' included."""
     return jax.enable_x64(True)
 
 
-def _to_device(array: np.ndarray) -> jax.Array:
-    with _double_precision():
-        moved: jax.Array = jax.device_put(array)
-    return moved
-
-
-def _loop(step: JaxStep, scored: bool, ahead: int) -> Any:
+def _loop(
+    step: JaxStep, scored: bool, ahead: int, devices: OneDevice, axes: Sequence[int | None]
+) -> Any:
     """Return the compiled loop over `times` intervals of `every` steps.
 
     ``(state, loss buffer, data, every, times) -> (steps taken, state, loss buffer, snapshots)``;
@@ -299,7 +318,9 @@ def _loop(step: JaxStep, scored: bool, ahead: int) -> Any:
         # RNG states are dictionaries which PyTensor's dispatch changes in place.
         arguments = [dict(s) if isinstance(s, dict) else s for s in state]
         outputs = step.function(*arguments, *data)
-        new = [in_type_of(old, value) for value, old in zip(outputs, state, strict=False)]
+        new = devices.state(
+            [in_type_of(old, value) for value, old in zip(outputs, state, strict=False)]
+        )
         if scored:
             loss = jnp.asarray(outputs[-1], buffer.dtype).reshape(())
             buffer = buffer.at[i].set(loss)
@@ -320,6 +341,7 @@ def _loop(step: JaxStep, scored: bool, ahead: int) -> Any:
             ]
             return j + 1, inner, snapshots
 
+        state, data = devices.state(state), devices.data(data, axes)
         snapshots = [jnp.zeros((ahead, *_plain(s).shape), _plain(s).dtype) for s in state]
         inner = (jnp.int32(0), jnp.bool(True), state, buffer)
         carry = (jnp.int32(0), inner, snapshots if ahead > 1 else [])
@@ -328,7 +350,7 @@ def _loop(step: JaxStep, scored: bool, ahead: int) -> Any:
         )
         return taken, state, buffer, snapshots
 
-    return jax.jit(loop, donate_argnums=(0, 1))
+    return devices.jit(loop)
 
 
 def _plain(value: Any) -> jax.Array:

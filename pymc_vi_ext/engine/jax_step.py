@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from pymc_vi_ext import upstream
 from pymc_vi_ext.engine.checks import drop_sure_conditions
 from pymc_vi_ext.engine.program import StepProgram
 from pymc_vi_ext.engine.shapes import lengths_of_values, with_static_shapes
+from pymc_vi_ext.native import WRITE_OUT, Native
 from pymc_vi_ext.upstream import (
     DIAGONAL_PRODUCTS,
     SELECTION_PRODUCTS,
@@ -42,6 +44,8 @@ _LONGEST_NAME, _LONGEST_REASON = 60, 120
 
 # They look through a whole graph at every product, for diagonal matrices and selections.
 _SLOW_REWRITES = (DIAGONAL_PRODUCTS, SELECTION_PRODUCTS)
+# And what JAX has a function of its own for stays what it is.
+_LEFT_OUT = (*_SLOW_REWRITES, WRITE_OUT)
 
 
 class UnsupportedOpError(NotImplementedError):
@@ -84,8 +88,16 @@ class JaxStep:
     constants: list[np.ndarray]
 
 
-def jax_step(program: StepProgram) -> JaxStep:
+def jax_step(
+    program: StepProgram, placed: Callable[[jax.Array], jax.Array] = lambda draw: draw
+) -> JaxStep:
     """Lower `program` to JAX, with the shapes its shared variables have now.
+
+    Parameters
+    ----------
+    program : StepProgram
+    placed : callable
+        Says of random numbers on which devices they are drawn.
 
     Raises
     ------
@@ -103,17 +115,25 @@ def jax_step(program: StepProgram) -> JaxStep:
     outputs = clone_replace(outputs, replace=inputs | values, rebuild_strict=False)
     graph = FunctionGraph(list(inputs.values()), with_static_shapes(outputs), clone=True)
     drop_sure_conditions(graph)
-    program.mode("JAX").excluding(*_SLOW_REWRITES).optimizer.rewrite(graph)
+    program.mode("JAX").excluding(*_LEFT_OUT).optimizer.rewrite(graph)
     dfs_rewriter(_row_products, _plain_splits).rewrite(graph)
     constants = _constants_to_inputs(graph)
-    function = fgraph_to_python(graph, _funcify, type_conversion_fn=_constant)
+    funcify = partial(_funcify, placed=placed)
+    function = fgraph_to_python(graph, funcify, type_conversion_fn=_constant)
     return JaxStep(function, arrays, constants)
 
 
-def _funcify(op: Op, node: Apply | None = None, **kwargs: Any) -> Callable[..., Any]:
+def _funcify(
+    op: Op,
+    node: Apply | None = None,
+    *,
+    placed: Callable[[jax.Array], jax.Array],
+    **kwargs: Any,
+) -> Callable[..., Any]:
     """Dispatch as PyTensor does, naming an Op that fails, and draw random numbers once."""
     try:
-        function = upstream.jax_funcify(op, node=node, **kwargs)
+        own = isinstance(op, Native)
+        function = op.jax_function() if own else upstream.jax_funcify(op, node=node, **kwargs)
     except NotImplementedError as error:
         raise UnsupportedOpError(op, error) from error
 
@@ -125,7 +145,7 @@ def _funcify(op: Op, node: Apply | None = None, **kwargs: Any) -> Callable[..., 
         if isinstance(op, RandomVariable):
             # Without the barrier XLA draws again inside every operation that uses the draw.
             rng, draw = result
-            return rng, _barrier(draw)
+            return rng, _barrier(placed(draw))
         if node is None or isinstance(result, tuple | list):
             return result
         return _typed(result, node.outputs[0])

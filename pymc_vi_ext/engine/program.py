@@ -23,6 +23,7 @@ from pymc_vi_ext.engine.differentiable import gradient_of
 from pymc_vi_ext.engine.feed import Feed
 from pymc_vi_ext.engine.quasi_noise import QuasiNoise
 from pymc_vi_ext.engine.vectorize import vectorized
+from pymc_vi_ext.native import Native
 from pymc_vi_ext.probe import Probe
 from pymc_vi_ext.python_only import python_only
 from pymc_vi_ext.upstream import (
@@ -92,6 +93,10 @@ class StepProgram:
         Whether callbacks may look at the steps.
     feed : Feed, optional
         What brings the batches that the step reads, where it reads some.
+    particles : iterable of SharedVariable
+        Those of `updates` with a row for each particle of an approximation that is made of them.
+    draws : int
+        Draws of the approximation that a step takes.
 
     Attributes
     ----------
@@ -128,8 +133,11 @@ class StepProgram:
         quasi_noise: QuasiNoise | None = None,
         watched: bool = True,
         feed: Feed | None = None,
+        particles: Iterable[SharedVariable] = (),
+        draws: int = 1,
     ):
         self.loss, self.watched = loss, watched
+        self.particles, self.draws = frozenset(particles), draws
         self.probe = probe
         self.feed = Feed() if feed is None else feed
         self.quasi_noise = QuasiNoise() if quasi_noise is None else quasi_noise
@@ -243,6 +251,8 @@ class StepProgram:
         }
         scored = [loss] if score and loss is not None else []
         feed, outputs = Feed.of([*updates.values(), *scored])
+        approx = inference.approx
+        histograms = {_shape(p) for p in approx.params} if approx.all_histograms else ()
         return cls(
             dict(zip(updates, outputs, strict=False)),
             outputs[-1] if scored else None,
@@ -252,6 +262,8 @@ class StepProgram:
             probe=probe,
             quasi_noise=quasi_noise,
             feed=feed,
+            particles=[v for v in updates if _shape(v) in histograms],
+            draws=1 if approx.all_histograms else draws or 1,
         )
 
     @property
@@ -291,6 +303,10 @@ def new_rate_scale() -> SharedVariable:
     return pytensor.shared(floatX(1.0), "rate_scale")
 
 
+def _shape(variable: SharedVariable) -> tuple[int, ...]:
+    return np.shape(variable.get_value(borrow=True))
+
+
 def numbers_computed(program: StepProgram, *, in_loops: bool = False) -> float:
     """Return about how many numbers a step computes; infinite with a loop inside.
 
@@ -300,7 +316,8 @@ def numbers_computed(program: StepProgram, *, in_loops: bool = False) -> float:
     ----------
     program : StepProgram
     in_loops : bool
-        Whether to count those of loops too; infinite where a loop's number of rounds is not known.
+        Whether to count those of loops too; infinite where a loop's number of rounds is not known,
+        and where an operation is a function of JAX's own.
 
     Returns
     -------
@@ -316,7 +333,7 @@ def numbers_computed(program: StepProgram, *, in_loops: bool = False) -> float:
     """
     nodes = {v.owner for v in ancestors(program.outputs) if v.owner is not None}
     loops = [node for node in nodes if isinstance(node.op, Scan)]
-    if loops and not in_loops:
+    if (loops and not in_loops) or any(isinstance(node.op, Native) for node in nodes):
         return math.inf
     return _numbers(nodes) + sum(_rounds(loop) * _numbers_of_a_round(loop) for loop in loops)
 

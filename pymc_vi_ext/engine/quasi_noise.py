@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytensor
@@ -65,6 +65,11 @@ class QuasiNoise:
         # Seed and first point of what the tables hold, and what they held before.
         self._ready: tuple[int, int] | None = None
         self._kept: dict[tuple[int, int], list[np.ndarray]] = {}
+
+    @property
+    def tables(self) -> Sequence[SharedVariable]:
+        """Points that lie ready, (rows, draws, width) of each group; of a program data."""
+        return self._tables
 
     @property
     def updates(self) -> dict[SharedVariable, Variable]:

@@ -234,7 +234,7 @@ class BaM(EngineMethod, Inference):
     options: BaMOptions
     needs_all_data = True
     accepts = frozenset(
-        {"callbacks", "obj_n_mc", "compile_kwargs", "more_updates", "more_replacements"}
+        {"callbacks", "obj_n_mc", "compile_kwargs", "devices", "more_updates", "more_replacements"}
     )
     refusal = "has no learning rate"
     has_optimizer = False

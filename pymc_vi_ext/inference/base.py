@@ -131,13 +131,16 @@ class EngineMethod(LoopMethod):
         Whether the step follows a gradient.
     annealed_rate : float
         Learning rate at the first of exactly `n` steps.
+    judged_rate : float
+        First learning rate of a fit that a rule judges.
     """
 
     accepts: ClassVar[frozenset[str]] = PYMC_OPTIONS | {
-        *("callbacks", "obj_n_mc", "obj_optimizer", "learning_rate", "compile_kwargs")
+        *("callbacks", "obj_n_mc", "obj_optimizer", "learning_rate", "compile_kwargs", "devices")
     }
     has_optimizer: ClassVar[bool] = True
     annealed_rate: ClassVar[float] = 0.05
+    judged_rate: ClassVar[float] = 0.1
     # What it minimises by itself, and in place of that, by the object that said so.
     _own_objective: ObjectiveFunction | None = None
     _objectives: Mapping[Objective, ObjectiveFunction] | None = None
@@ -196,7 +199,10 @@ class EngineMethod(LoopMethod):
 
         program, optimizer = step()
         compiled = partial(
-            request.make_loop, backend=request.backend, compile_kwargs=request.compile_kwargs
+            request.make_loop,
+            backend=request.backend,
+            compile_kwargs=request.compile_kwargs,
+            devices=request.devices,
         )
         loop = compiled(program)
         grows = in_batches and judged and not is_streamed(model)
@@ -243,7 +249,7 @@ class EngineMethod(LoopMethod):
                 )
             return optimizer
         if request.rule is not None:
-            return WhitenedAdam(self.approx, **({} if rate is None else {"learning_rate": rate}))
+            return WhitenedAdam(self.approx, self.judged_rate if rate is None else rate)
         return AnnealedAdam(
             self.annealed_rate if rate is None else rate, average=not self.approx.any_histograms
         )

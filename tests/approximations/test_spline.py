@@ -1,14 +1,18 @@
-"""The spline of a flow where its bins meet, and its layers as a loop."""
+"""The spline of a flow where its bins meet, and its layers as a loop, in PyTensor and in JAX."""
 
+import jax
 import numpy as np
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 import pytest
 
+from pytensor.compile.mode import Mode
+
 from pymc_vi_ext.approximations import FlowGroup
 from pymc_vi_ext.approximations._algebra import normal_log_density, unpacked
-from pymc_vi_ext.approximations.flow import spline
+from pymc_vi_ext.approximations._flow_ops import Along, Back
+from pymc_vi_ext.approximations._layers import Coupling, spline
 from pymc_vi_ext.engine.python_mode import PYTHON_MODE
 from pymc_vi_ext.python_only import python_only
 
@@ -89,3 +93,85 @@ def test_layers_in_a_loop_are_those_one_after_the_other(kind, d, couplings):
     found = function(2 * rng.normal(size=(30, d)).astype(noise.dtype))
     for ours, theirs in zip(found[:3], found[3:], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-10 * abs(theirs).max())
+
+
+def couplings_at(kind, d, couplings, width=3, draws=40, dtype="float64"):
+    """Return inputs of both operations: noise, weights, and gradients in what comes of them."""
+    rng = np.random.default_rng(2)
+    layers = [Coupling(kind, d, i, width) for i in range(couplings)]
+    weights = np.concatenate([layer.start(rng) for layer in layers])
+    weights += 0.5 * rng.normal(size=weights.shape)
+    # Some draws beyond the spline.
+    noise = 3 * rng.normal(size=(d, draws))
+    given = noise, weights, rng.normal(size=(d, draws)), rng.normal(size=draws)
+    return [part.astype(dtype) for part in given]
+
+
+def as_graphs(kind, d, couplings, of_both, width=3, mode=PYTHON_MODE):
+    """Return a function of what PyTensor makes of the operations: all but what is left behind."""
+    noise, weights, of_draws = pt.matrix("noise"), pt.vector("weights"), pt.matrix("of_draws")
+    of_log_det = pt.vector("of_log_det")
+    draws, log_det, gradient, *_ = Along(kind, d, couplings, width)(noise, weights)
+    cost = pt.sum(draws * of_draws) + (pt.sum(log_det * of_log_det) if of_both else 0.0)
+    outputs = [draws, log_det, gradient, *pt.grad(cost, [noise, weights])]
+    inputs = [noise, weights, of_draws, of_log_det]
+    with python_only():
+        return pytensor.function(inputs, outputs, mode=mode, on_unused_input="ignore")
+
+
+def in_jax(kind, d, couplings, of_both, given, width=3):
+    """Return the same of JAX's functions."""
+    noise, weights, *gradients = given
+    with jax.enable_x64(True):
+        along = jax.jit(Along(kind, d, couplings, width).jax_function())
+        back = jax.jit(Back(kind, d, couplings, width, of_both).jax_function())
+        found = along(noise, weights)
+        gradients = gradients[: 1 + of_both]
+        found = [*found[:3], *back(noise, weights, *gradients, *found[3:])]
+    return [np.asarray(one) for one in found]
+
+
+@pytest.mark.parametrize(
+    ("kind", "d", "couplings", "of_both"),
+    [
+        ("spline", 5, 3, True),
+        ("spline", 4, 2, False),
+        ("affine", 3, 2, True),
+        ("spline", 1, 1, True),
+    ],
+)
+def test_couplings_in_jax_are_those_of_the_graph(kind, d, couplings, of_both):
+    given = couplings_at(kind, d, couplings)
+    ours = in_jax(kind, d, couplings, of_both, given)
+    theirs = as_graphs(kind, d, couplings, of_both)(*given)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10 * abs(other).max())
+
+
+def test_couplings_in_float32():
+    """As near to those in float64 as rounding, which slopes up to 1,000 multiply."""
+    case = ("spline", 4, 2, False)
+    given = couplings_at(*case[:3], dtype="float32")
+    ours = in_jax(*case, given)
+    theirs = in_jax(*case, [part.astype("float64") for part in given])
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == "float32"
+        np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-4 * abs(other).max())
+
+
+def test_what_couplings_leave_behind_has_the_shapes_that_are_said():
+    for d, couplings in ((5, 3), (4, 2), (1, 1)):
+        noise, weights, *_ = couplings_at("spline", d, couplings)
+        op = Along("spline", d, couplings, 3)
+        node = op(pt.constant(noise), pt.constant(weights))[0].owner
+        with jax.enable_x64(True):
+            found = jax.eval_shape(op.jax_function(), noise, weights)
+        assert [v.type.shape for v in node.outputs] == [one.shape for one in found]
+
+
+def test_couplings_that_nothing_has_written_out():
+    given = couplings_at("affine", 3, 2)
+    plain = as_graphs("affine", 3, 2, True, mode=Mode("py", None))
+    for one, other in zip(plain(*given), as_graphs("affine", 3, 2, True)(*given), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10 * abs(other).max())

@@ -178,7 +178,9 @@ def compilations(monkeypatch):
     from pymc_vi_ext.engine import jax_loop
 
     lower, found = jax_loop.jax_step, []
-    monkeypatch.setattr(jax_loop, "jax_step", lambda one: found.append(one) or lower(one))
+    monkeypatch.setattr(
+        jax_loop, "jax_step", lambda one, *more: found.append(one) or lower(one, *more)
+    )
     return found
 
 

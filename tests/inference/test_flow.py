@@ -75,7 +75,7 @@ def test_it_begins_at_the_full_rank_fit_itself(gamma):
         "fullrank_advi",
         gamma,
         random_seed=1,
-        convergence=StagedStop(accuracy=None),
+        convergence=StagedStop(tolerance=0.1, accuracy=None),
         **QUIET,
     )
     for name, value in values_of(gaussian).items():
