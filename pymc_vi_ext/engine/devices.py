@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from pymc_vi_ext.engine.program import StepProgram
@@ -52,6 +54,13 @@ class OneDevice:
         """Return random numbers inside of the program."""
         return value
 
+    def refuse_different(self, values: Sequence[Any]) -> None:
+        """Be told the state that steps go on from."""
+
+    def agreed(self, seconds: float) -> float:
+        """Return what a call took, the same in all processes that make it."""
+        return seconds
+
     def jit(self, loop: Callable[..., Any]) -> Any:
         """Return the function that is to be compiled; it takes over its first two arguments."""
         return jax.jit(loop, donate_argnums=(0, 1))
@@ -77,6 +86,7 @@ class SeveralDevices(OneDevice):
     def __init__(self, devices: Sequence[jax.Device], program: StepProgram):
         self._devices, self._program = list(devices), program
         self.count = len(self._devices)
+        self._in_processes = len({device.process_index for device in devices}) > 1
         self._mesh = Mesh(np.array(self._devices), (_AXIS,))
         particles = [i for i, v in enumerate(program.state) if v in program.particles]
         first = program.state[particles[0]].get_value(borrow=True) if particles else np.empty(0)
@@ -133,6 +143,24 @@ class SeveralDevices(OneDevice):
             return self._shared(value, 0)
         return value
 
+    def refuse_different(self, values: Sequence[Any]) -> None:
+        """Raise a ValueError, in all processes, where their states differ."""
+        if not self._in_processes:
+            return
+        digest = hashlib.sha256(b"".join(np.asarray(value).tobytes() for value in values))
+        seen = multihost_utils.process_allgather(np.frombuffer(digest.digest(), np.uint32))
+        if (seen != seen[0]).any():
+            raise ValueError(
+                "The processes begin at different numbers: give each the same model, data, start "
+                "and `random_seed`."
+            )
+
+    def agreed(self, seconds: float) -> float:
+        """Return the first process's seconds: how many steps a call takes follows from them."""
+        if not self._in_processes:
+            return seconds
+        return float(multihost_utils.broadcast_one_to_all(np.float32(seconds)))
+
     def jit(self, loop: Callable[..., Any]) -> Any:
         """Return the function for all devices: state and results whole, data as they lie."""
         whole = self._over(None)
@@ -152,7 +180,7 @@ class SeveralDevices(OneDevice):
         names = [] if axis is None else [*[None] * axis, _AXIS]
         return NamedSharding(self._mesh, _spec(*names))
 
-    def _shared(self, value: jax.Array, axis: int) -> jax.Array:
+    def _shared(self, value: jax.Array, axis: int | None) -> jax.Array:
         shared: jax.Array = _constrained(value, self._over(axis))
         return shared
 
@@ -174,7 +202,8 @@ def devices_of(asked: Any, program: StepProgram) -> OneDevice:
     Parameters
     ----------
     asked : int, "all", sequence of jax.Device or None
-        None, as 1, is the device that JAX takes.
+        None, as 1, is the device that JAX takes. A number counts those of this process; "all" are
+        those of all processes of ``jax.distributed``.
     program : StepProgram
 
     Raises
@@ -184,9 +213,9 @@ def devices_of(asked: Any, program: StepProgram) -> OneDevice:
     """
     if asked is None:
         return OneDevice()
-    there = jax.devices()
+    there = jax.local_devices()
     if isinstance(asked, str) and asked == "all":
-        found = there
+        found = jax.devices()
     elif isinstance(asked, Sequence) and not isinstance(asked, str):
         found = list(asked)
         ours = all(isinstance(device, jax.Device) for device in found)
@@ -205,7 +234,7 @@ def devices_of(asked: Any, program: StepProgram) -> OneDevice:
             ) from None
         if number > len(there):
             raise ValueError(
-                f"devices={number}, but JAX has {len(there)} of {there[0].platform}. "
+                f"devices={number}, but JAX has {len(there)} ({there[0].platform}). "
                 f"XLA_FLAGS=--xla_force_host_platform_device_count={number}, set before Python "
                 "starts, makes as many of one CPU."
             )

@@ -179,11 +179,12 @@ class JaxLoop:
             self._go_back()
             if self._changed_outside():
                 self._load()
+                self._devices.refuse_different([_plain(value) for value in self._carry[0]])
             taken, *self._carry, snapshots = self._loop(
                 *self._carry, self._data, np.int32(every), np.int32(times)
             )
             taken = int(taken)
-        self.run_s += time.perf_counter() - started
+        self.run_s += self._devices.agreed(time.perf_counter() - started)
         return taken, snapshots
 
     def _losses(self, taken: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import os
 # Before JAX is there.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 
+import gc
 import json
 import sys
 import tempfile
@@ -97,6 +98,7 @@ def case(name):
 
 def data_lie_apart():
     """Rows of data that lie on each device, as JAX says of its arrays."""
+    gc.collect()  # those of other cases
     fit = vix.ADVI(model=regression(600), random_seed=1)
     fit.fit(10, devices=4, progressbar=False)
     [X] = [a for a in jax.live_arrays() if a.shape == (600, 3) and not a.is_fully_replicated]

@@ -1,6 +1,7 @@
 """The work of a step on several devices."""
 
 import json
+import socket
 import subprocess
 import sys
 
@@ -129,3 +130,28 @@ def test_data_move_to_the_device_once(model, monkeypatch):
         pm.set_data({"X": np.zeros((1000, 3))})
     loop.run(1)
     assert sorted(size for size in moved if size > 8) == [24_000]
+
+
+def test_two_processes_make_one_fit():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-W", "ignore", str(HERE / "one_of_two_processes.py")]
+    both = [
+        subprocess.Popen(
+            [*command, number, port], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for number in "01"
+    ]
+    try:
+        ended = [process.communicate(timeout=120) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], ended
+    first, second = (json.loads(out.splitlines()[-1]) for out, _ in ended)
+    assert first == second
+    assert first["devices"] == 2
+    for one, other in zip(first["together"], first["alone"], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+    assert "begin at different numbers" in first["said"]
