@@ -106,7 +106,7 @@ def fit(
     devices : int, "all" or sequence of jax.Device, optional
         Devices of JAX that share the work of a step: its particles, else the draws of `obj_n_mc`,
         else the rows of the data. The result is that of one device but for rounding. By default
-        the one that JAX takes.
+        the one that JAX takes; "all" includes those of other processes of ``jax.distributed``.
     callbacks : sequence of callable, optional
         Called as ``callback(approx, losses, i)`` after step ``i`` (from 1). One with an attribute
         `every` is called every that many steps, and the engine takes those in one call.
