@@ -850,8 +850,8 @@ def test_what_is_its_own_is_not(line):
 
 def test_private_methods_that_are_overridden_are_in_the_table():
     known = {part for row in LEANED_ON for part in re.findall(r"\w+", row.name)}
-    known.add("_abc_impl")  # of each class that has abstract methods, by Python
     skipped = {"pymc_vi_ext.comparison.config"}  # pydantic's models, which hold its own names
+    known.add("_abc_impl")  # Python's own, of every abstract class
     overridden = []
     for module in pkgutil.walk_packages(pymc_vi_ext.__path__, "pymc_vi_ext."):
         if module.name in skipped:

@@ -516,9 +516,12 @@ class StagedStop(Rule):
             while first.shape[1] < most and (
                 _unclear(first, self.tolerance) or _gain_unclear(first, self.tolerance)
             ):
-                more = self._affordable(state, points, min(first.shape[1], most))
-                if more is None:
+                more = self._affordable(state, points, min(first.shape[1], most - first.shape[1]))
+                if more is None and _gain_unclear(first, self.tolerance):
                     return None
+                if more is None:
+                    # Errors are part of the verdict: fewer draws say yes less often.
+                    break
                 first = np.concatenate([first, more], axis=1)
             return first
         self._draws_seed += 1

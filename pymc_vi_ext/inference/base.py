@@ -131,8 +131,6 @@ class EngineMethod(LoopMethod):
         Whether the step follows a gradient.
     annealed_rate : float
         Learning rate at the first of exactly `n` steps.
-    judged_rate : float
-        First learning rate of a fit that a rule judges.
     """
 
     accepts: ClassVar[frozenset[str]] = PYMC_OPTIONS | {
@@ -140,7 +138,6 @@ class EngineMethod(LoopMethod):
     }
     has_optimizer: ClassVar[bool] = True
     annealed_rate: ClassVar[float] = 0.05
-    judged_rate: ClassVar[float] = 0.1
     # What it minimises by itself, and in place of that, by the object that said so.
     _own_objective: ObjectiveFunction | None = None
     _objectives: Mapping[Objective, ObjectiveFunction] | None = None
@@ -249,7 +246,7 @@ class EngineMethod(LoopMethod):
                 )
             return optimizer
         if request.rule is not None:
-            return WhitenedAdam(self.approx, self.judged_rate if rate is None else rate)
+            return WhitenedAdam(self.approx, **({} if rate is None else {"learning_rate": rate}))
         return AnnealedAdam(
             self.annealed_rate if rate is None else rate, average=not self.approx.any_histograms
         )

@@ -24,7 +24,7 @@ from pymc_vi_ext.results import FitReport, StopReason
 logger = logging.getLogger(__name__)
 
 # Steps of a flow before it is judged: it gains some hundredths of a nat in a thousand.
-_FIRST_CHECK = 2_000
+_FIRST_CHECK = 3_000
 # How well the Gaussian at its beginning is known, in nats: the flow goes on with it.
 _TOLERANCE_AT_FIRST = 0.1
 
@@ -71,8 +71,6 @@ class FlowADVI(FamilyMethod):
     default_draws = 32
     # Of a fit of exactly `n` steps: at the other methods' 0.05 large networks diverge.
     annealed_rate = 0.003
-    # It begins near: at 0.1 networks scatter by tenths of a nat, and may lose what they had.
-    judged_rate = 0.03
     # What finds the beginning, compiled once for several starts.
     _gaussian: FullRankADVI | None = None
 

@@ -1,5 +1,7 @@
 """The default rule, on fits whose optimum is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pymc as pm
 import pytest
@@ -151,6 +153,28 @@ def test_comparisons_of_large_models_are_a_quarter_of_the_steps(monkeypatch, bad
     assert sum(evaluated[:-2]) == rule.state_dict()["spent"] <= approx.report.steps / 4
     found, error = elbo(approx)
     assert -0.1 - 4 * error < found + _mean_field_gap(covariance) < 4 * error
+
+
+@pytest.mark.parametrize(
+    ("noise", "step", "draws"),
+    # Errors are to be .00375 nats: 32 draws, then twice as many as long as a quarter of the steps
+    # pays for three points. What these tell is the verdict.
+    [(0.0, 2_000, 32), (0.02, 10_000, 128), (1.0, 10_000, 500), (1.0, 1_000, 64), (0.0, 400, None)],
+)
+def test_large_models_are_compared_on_as_many_draws_as_tell(monkeypatch, noise, step, draws):
+    monkeypatch.setattr(staged, "_LARGE", 1)
+    rng = np.random.default_rng(1)
+
+    def losses_at(points, draws, seed):
+        # Half the points' losses have the noise of the other half, the other sign.
+        signs = np.resize([-1, 1, 0], len(points))[:, None]
+        return signs * noise * rng.normal(size=draws)
+
+    state = SimpleNamespace(
+        step=step, in_batches=False, reads_all_data=False, feed=None, losses_at=losses_at
+    )
+    found = StagedStop()._losses_at(state, [np.zeros(2)] * 3, step)
+    assert draws == (None if found is None else found.shape[1])
 
 
 @pytest.mark.filterwarnings("ignore:The fit took all of its 1,600 steps")
