@@ -65,7 +65,7 @@ NUTS = "methods: [{name: nuts}]\n"
             HEAD + "methods: [{name: nuts}, {name: svgd, n_particle: 3}]",
             "methods[1].n_particle: unknown key; known keys: name, label, n, convergence, backend, "
             "obj_n_mc, learning_rate, n_particles, jitter, kernel, preconditioner, temperature, "
-            "correct, max_seconds.",
+            "kernel_batch, correct, max_seconds.",
         ),
         (
             HEAD + NUTS + "draw: 3",
