@@ -1,12 +1,11 @@
-"""Fits on four devices of one CPU, beside the same on one; what they come to goes to stdout."""
+"""Fits on the four devices that XLA_FLAGS makes of one CPU, beside the same on one.
 
-import os
-
-# Before JAX is there.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+What they come to goes to stdout.
+"""
 
 import gc
 import json
+import os
 import sys
 import tempfile
 
@@ -118,9 +117,9 @@ def goes_on():
 def chosen_devices():
     """Steps on two devices by name, their number, and programs that were kept meanwhile."""
     last, folder = jax.devices()[2:], tempfile.mkdtemp()
-    os.environ["PYMC_VI_EXT_CACHE"] = folder
+    before, os.environ["PYMC_VI_EXT_CACHE"] = os.environ["PYMC_VI_EXT_CACHE"], folder
     approx = vix.fit(5, model=regression(600), convergence=None, devices=last, progressbar=False)
-    del os.environ["PYMC_VI_EXT_CACHE"]
+    os.environ["PYMC_VI_EXT_CACHE"] = before
     [X] = [a for a in jax.live_arrays() if a.shape == (600, 3) and len(a.devices()) == 2]
     return len(approx.hist), sorted(d.id for d in X.devices()), os.listdir(folder)
 

@@ -1,6 +1,7 @@
 """The work of a step on several devices."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -30,6 +31,7 @@ def found():
         [sys.executable, "-W", "ignore", str(HERE / "on_four_devices.py")],
         capture_output=True,
         text=True,
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
     )
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)
@@ -139,7 +141,11 @@ def test_two_processes_make_one_fit():
     command = [sys.executable, "-W", "ignore", str(HERE / "one_of_two_processes.py")]
     both = [
         subprocess.Popen(
-            [*command, number, port], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, number, port],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"XLA_FLAGS": ""},
         )
         for number in "01"
     ]
