@@ -28,11 +28,11 @@ class OneDevice:
 
     Attributes
     ----------
-    count : int
-        Number of devices.
+    named : bool
+        Whether somebody has said which devices, or how many.
     """
 
-    count = 1
+    named = False
 
     def look_at(self, shapes: Sequence[tuple[int, ...]], axes: Sequence[int | None]) -> None:
         """Be told the shapes of the data of a step, and which axis of each is its rows."""
@@ -82,6 +82,8 @@ class SeveralDevices(OneDevice):
     devices : sequence of jax.Device
     program : StepProgram
     """
+
+    named = True
 
     def __init__(self, devices: Sequence[jax.Device], program: StepProgram):
         self._devices, self._program = list(devices), program

@@ -234,8 +234,8 @@ class JaxLoop:
         arguments = self._arguments
         if stale := signature != self._signature:
             arguments = arguments_of(self._program)
-            # A program for several devices is not that of one.
-            if kept_programs.folder() is not None and self._devices.count == 1:
+            # Which devices it is for is no part of the digest.
+            if kept_programs.folder() is not None and not self._devices.named:
                 key = fingerprint(self._program, self._program.watched, CAPACITY)
                 kept = kept_programs.load(key)
             if kept is None:

@@ -53,7 +53,7 @@ def test_a_checkpoint_goes_on(found):
 
 
 def test_devices_by_name_whose_programs_are_not_kept(found):
-    assert found["chosen_devices"] == [5, [2, 3], []]
+    assert found["chosen_devices"] == [[[2, 3], [3]], []]
 
 
 def test_what_cannot_be_shared_is_said(found):
