@@ -121,19 +121,27 @@ def draws_in_blocks(
     with_density : bool
         Whether their statistics have ``lp``.
     """
-    kept = "datatree_sampler" if with_density else "point_sampler"
     with building():
-        # Compiled once for each approximation, which keeps it.
-        if kept not in vars(approx):
-            setattr(approx, kept, _sampler(approx, with_density=with_density))
-        names, sampler, rngs = vars(approx)[kept]
+        names, sampler, rngs = _sampler_of(approx, with_density)
         reseed_rngs(rngs, random_seed)
         batch = _rows_per_batch(approx.model, approx.ddim, draws)
         for done in range(0, draws, batch):
             found = dict(zip(names, sampler(min(batch, draws - done)), strict=True))
             points = found.pop("points")
-            statistics = {name: found.pop(name) for name in ("lp", "log_q") if name in found}
+            given = found.keys() & {"lp", "log_q"}
+            statistics = {name: found.pop(name) for name in sorted(given)}
             yield Drawn(points, _without_prefix(found), statistics)
+
+
+def prepare_draws(approx: Approximation) -> None:
+    """Have ready what draws of an approximation take, where a second is enough for that.
+
+    Parameters
+    ----------
+    approx : Approximation
+    """
+    if not (has_minibatches(approx.model) or has_scan(approx.model.basic_RVs)):
+        _sampler_of(approx, with_density=True)
 
 
 def affordable_draws(approx: Approximation, most: int) -> int:
@@ -307,6 +315,16 @@ def _posterior(model: pm.Model) -> tuple[list[str], list[Variable]]:
     variables = [*model.free_RVs, *(v for v in model.deterministics if not streams_in([v]))]
     outputs = [plain(v) for v in model.replace_rvs_by_values(variables)]
     return [f"posterior/{v.name}" for v in variables], outputs
+
+
+def _sampler_of(approx: Approximation, with_density: bool) -> tuple[list[str], Sampler, list[Any]]:
+    """Return what :func:`_sampler` compiles, once for each approximation, which keeps it."""
+    kept = "datatree_sampler" if with_density else "point_sampler"
+    with building():
+        if kept not in vars(approx):
+            setattr(approx, kept, _sampler(approx, with_density))
+    found: tuple[list[str], Sampler, list[Any]] = vars(approx)[kept]
+    return found
 
 
 def _sampler(approx: Approximation, with_density: bool) -> tuple[list[str], Sampler, list[Any]]:

@@ -9,11 +9,16 @@ constants below.
 from __future__ import annotations
 
 import importlib.resources
+import importlib.util
 import operator
+import sys
+import threading
 import warnings
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +44,7 @@ SOBOL_FILE = "stats/_sobol_direction_numbers.npz"
 PARENT_RUN_TAG = "mlflow.parentRunId"
 """Tag by which MLflow shows a run inside another."""
 
+_DISPATCH = "pytensor.link.jax.dispatch"
 _PATH = "loss on a path gradient"
 _PARTS = "the log density's parts, one draw or all"
 _MARK = "how an objective says what a step needs"
@@ -207,7 +213,7 @@ _TABLE: Mapping[str, Mapping[str, str]] = {
     "pytensor.graph.rewriting.basic": {
         "dfs_rewriter": "the engine's own rewrites, once over a graph",
     },
-    "pytensor.link.jax.dispatch": {
+    _DISPATCH: {
         "jax_funcify": "operations as functions of JAX",
         "jax_typify": "constants as arrays of JAX, and generators as a dictionary of a key",
     },
@@ -283,12 +289,39 @@ class Upstream:
             with warnings.catch_warnings():
                 # In notebooks tqdm, behind NumPyro, misses widgets that nothing here needs.
                 warnings.filterwarnings("ignore", "IProgress not found")
-                return operator.attrgetter(self.name)(importlib.import_module(self.place))
+                with _numpyro_unread() if self.place == _DISPATCH else nullcontext():
+                    module = importlib.import_module(self.place)
+                return operator.attrgetter(self.name)(module)
         except (ImportError, AttributeError) as error:
             raise ImportError(
                 f"The installed {self.package} has no {self}, which pymc_vi_ext needs for this: "
                 f"{self.purpose}."
             ) from error
+
+
+@contextmanager
+def _numpyro_unread() -> Generator[None, None, None]:
+    """Let an import of NumPyro do nothing for a moment, where it is installed and nobody has it.
+
+    PyTensor's JAX functions ask whether it is there, which costs a fifth of a second, and load what
+    two distributions take of it when they are drawn from.
+    """
+    name = "numpyro"
+    alone = threading.active_count() == 1  # another thread would see what is not all of it
+    if f"{name}.distributions" in sys.modules or not alone:
+        yield
+        return
+    importlib.import_module("jax")  # which asks for it nowhere, and takes the longest
+    # ArviZ leaves a module there that reads NumPyro as soon as it is looked at.
+    kept = sys.modules.pop(name, None)
+    try:
+        if importlib.util.find_spec(name) is not None:
+            sys.modules[name] = ModuleType(name)
+        yield
+    finally:
+        sys.modules.pop(name, None)
+        if kept is not None:
+            sys.modules[name] = kept
 
 
 LEANED_ON = tuple(

@@ -1,6 +1,6 @@
 """The choice between the engines."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,6 +63,7 @@ def make_loop(
     backend: str | None = "auto",
     compile_kwargs: Mapping[str, Any] | None = None,
     devices: Any = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Loop:
     """Compile `program` for `backend`.
 
@@ -75,6 +76,9 @@ def make_loop(
         For :func:`pytensor.function`; asks for a PyTensor backend, or for the one of its ``mode``.
     devices : int, "all" or sequence of jax.Device, optional
         What shares the work of a step, with JAX; by default the one device that JAX takes.
+    meanwhile : callable, optional
+        Done in this thread while another compiles, where a backend leaves Python to others then,
+        as JAX does.
 
     Returns
     -------
@@ -137,7 +141,7 @@ def make_loop(
                 'which this backend does not make: pass backend="numba" or "c".'
             )
         try:
-            return JaxLoop(program, devices)
+            return JaxLoop(program, devices, meanwhile)
         except UnsupportedOpError as error:
             if backend == "jax" or devices is not None:
                 error.add_note('backend="numba" and backend="c" run every Op.')

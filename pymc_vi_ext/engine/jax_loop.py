@@ -2,7 +2,7 @@
 
 import time
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.tensor.random.type import RandomType
 
 from pymc_vi_ext.engine import kept_programs
+from pymc_vi_ext.engine.beside import compiled_beside
 from pymc_vi_ext.engine.devices import OneDevice, devices_of
 from pymc_vi_ext.engine.feed import Stack
 from pymc_vi_ext.engine.fingerprint import fingerprint
@@ -51,6 +52,8 @@ class JaxLoop:
     program : StepProgram
     devices : int, "all" or sequence of jax.Device, optional
         What shares the work of a step (:class:`~pymc_vi_ext.engine.devices.SeveralDevices`).
+    meanwhile : callable, optional
+        Done while XLA compiles.
 
     Attributes
     ----------
@@ -69,7 +72,12 @@ class JaxLoop:
 
     backend = "jax"
 
-    def __init__(self, program: StepProgram, devices: Any = None):
+    def __init__(
+        self,
+        program: StepProgram,
+        devices: Any = None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ):
         self._program = program
         self._devices = devices_of(devices, program)
         self._shared = [*program.state, *program.data]
@@ -93,7 +101,7 @@ class JaxLoop:
         program.feed.move = self._move
         self.compile_s = self.run_s = 0.0
         with held(), _double_precision():
-            self._load()
+            self._load(meanwhile)
 
     def run(self, n: int) -> np.ndarray | None:
         """Take up to `n` steps; stop right after a step whose loss is NaN.
@@ -221,7 +229,7 @@ class JaxLoop:
         """Return all but what is compiled, which another process compiles or finds."""
         return {**vars(self), "_loop": None, "_signature": None}
 
-    def _load(self) -> None:
+    def _load(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Bring changed shared values to the device; compile where shapes ask for it.
 
         Nothing of the loop changes before all is ready: an interrupt leaves it as it was.
@@ -278,8 +286,12 @@ class JaxLoop:
                 axes = self._axes(arguments, constants)
                 compiling = _loop(step, self._scored, furthest, self._devices, axes)
                 check()
+                lowered = compiling.lower(*carry, data, np.int32(0), np.int32(0))
+                before_xla = time.perf_counter()
                 # XLA cannot be interrupted.
-                loop = compiling.lower(*carry, data, np.int32(0), np.int32(0)).compile()
+                loop, xla_s = compiled_beside(lowered, meanwhile)
+                # What takes longer than XLA is not its own.
+                started += time.perf_counter() - before_xla - xla_s
                 kept_programs.keep(key, loop, step.constants)
             self._ahead, self._stack = furthest, None
             self.compile_s += time.perf_counter() - started

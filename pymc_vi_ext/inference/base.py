@@ -22,6 +22,7 @@ from pymc.vartypes import discrete_types
 from pymc_vi_ext.approximations import OneGroup
 from pymc_vi_ext.approximations._algebra import refuse_dense
 from pymc_vi_ext.callbacks import Rule, StagedStop
+from pymc_vi_ext.draws import prepare_draws
 from pymc_vi_ext.engine import GrowingLoop, GrowingProgram, Loop, QuasiNoise, StepProgram
 from pymc_vi_ext.errors import warn
 from pymc_vi_ext.gradient_check import check_gradient
@@ -201,7 +202,7 @@ class EngineMethod(LoopMethod):
             compile_kwargs=request.compile_kwargs,
             devices=request.devices,
         )
-        loop = compiled(program)
+        loop = compiled(program, meanwhile=partial(prepare_draws, self.approx))
         grows = in_batches and judged and not is_streamed(model)
         if not (grows and size_of_data(model) <= _MOST_NUMBERS):
             return Prepared(program, loop, optimizer, unit)
