@@ -224,7 +224,7 @@ class FitState:
                         self.optimizer.arrive()
                     # Minibatches, where there are some, are the same at every point.
                     reseed_rngs(self.program.rngs, seed)
-                    self.quasi_noise.begin(side)
+                    self.quasi_noise.begin(side, draws)
                     if self._takes_quasi_steps(draws):
                         self.sync()
                         moved.append((flat_parameters(self.approx) - point) / (draws * _HARDLY))
@@ -236,8 +236,8 @@ class FitState:
         """Take steps, and tell whether none ended in a NaN."""
         rows = self.quasi_noise.rows
         for done in range(0, steps, rows):
-            self.quasi_noise.go_on(done)
             asked = min(rows, steps - done)
+            self.quasi_noise.go_on(done, asked)
             if len(self._losses_here(asked)) < asked:
                 return False
         return True
@@ -258,6 +258,7 @@ class FitState:
             finally:
                 for variable, value in kept.items():
                     variable.set_value(value)
+                self.quasi_noise.restore()
 
     def _losses_here(self, draws: int) -> np.ndarray:
         """Return losses of up to `draws` steps, fewer after a NaN, in calls that last not long."""

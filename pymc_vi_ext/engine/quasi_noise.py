@@ -62,9 +62,9 @@ class QuasiNoise:
         self.place = pytensor.shared(np.array([-1, 0]), "place_in_sequence")
         self._tables: list[SharedVariable] = []
         self._sequence: tuple[int, SobolSequence] | None = None
-        # Seed and first point of what the tables hold, and what they held before.
-        self._ready: tuple[int, int] | None = None
-        self._kept: dict[tuple[int, int], list[np.ndarray]] = {}
+        # Seed, first point and number of what the tables hold, and what they held before.
+        self._ready: tuple[int, int, int] | None = None
+        self._kept: dict[tuple[int, int, int], list[np.ndarray]] = {}
 
     @property
     def tables(self) -> Sequence[SharedVariable]:
@@ -116,20 +116,20 @@ class QuasiNoise:
         twin.place, twin._tables = self.place, self._tables
         return twin
 
-    def begin(self, seed: int) -> None:
-        """Take the points of a new sequence, from the next step on."""
+    def begin(self, seed: int, steps: int | None = None) -> None:
+        """Take the points of a new sequence, from the next step on; of so many steps, if known."""
         if self._tables:
             self.place.set_value(np.array([0, seed]))
-            self._write(0)
+            self._write(0, steps)
 
     def rest(self) -> None:
         """Draw at random."""
         self.place.set_value(np.array([-1, 0]))
 
-    def go_on(self, row: int) -> None:
+    def go_on(self, row: int, steps: int | None = None) -> None:
         """Have more points ready, if those before number `row`, the next, were the last."""
         if self._tables and row % self.rows == 0:
-            self._write(row)
+            self._write(row, steps)
 
     def restore(self) -> None:
         """Have the points ready again that the state asks for, where it was set from outside."""
@@ -142,36 +142,39 @@ class QuasiNoise:
         """For how many steps points are ready at a time, 0 where no noise was replaced."""
         return len(self._tables[0].get_value(borrow=True)) if self._tables else 0
 
-    def _write(self, first: int) -> None:
-        seed = int(self.place.get_value()[1])
-        if self._ready == (seed, first):
+    def _write(self, first: int, steps: int | None = None) -> None:
+        n = self.rows if steps is None else min(steps, self.rows)
+        asked = int(self.place.get_value()[1]), first, n
+        if self._ready == asked:
             return
-        numbers = self._kept.pop((seed, first), None)
+        numbers = self._kept.pop(asked, None)
         if numbers is None:
-            numbers = self._numbers(seed, first)
+            numbers = self._numbers(*asked)
         for table, part in zip(self._tables, numbers, strict=True):
             table.set_value(part)
         # The same sequences are gone through again and again, in the same order.
-        self._kept[seed, first] = numbers
+        self._kept[asked] = numbers
         if len(self._kept) > _MOST_KEPT:
             del self._kept[next(iter(self._kept))]
-        self._ready = seed, first
+        self._ready = asked
 
-    def _numbers(self, seed: int, first: int) -> list[np.ndarray]:
-        """Return what the tables hold of a sequence: normal numbers in place of its points."""
+    def _numbers(self, seed: int, first: int, n: int) -> list[np.ndarray]:
+        """Return what the tables hold of a sequence: normal numbers in place of `n` points."""
         if seed < 0:
-            return [-part for part in self._numbers(mirrored(seed), first)]
+            return [-part for part in self._numbers(mirrored(seed), first, n)]
         shapes = [table.get_value(borrow=True).shape for table in self._tables]
         sizes = [draws * width for _, draws, width in shapes]
-        numbers = ndtri(self._points(seed, first, sum(sizes)) + _HALF)
+        # No step takes what is not there.
+        numbers = np.full((self.rows, sum(sizes)), np.nan)
+        numbers[:n] = ndtri(self._points(seed, first, n, sum(sizes)) + _HALF)
         parts = np.split(numbers, np.cumsum(sizes)[:-1], axis=1)
         return [
             part.reshape(shape).astype(table.type.dtype)
             for table, part, shape in zip(self._tables, parts, shapes, strict=True)
         ]
 
-    def _points(self, seed: int, first: int, dimension: int) -> np.ndarray:
-        """Return a table's points of a sequence, (rows, dimension)."""
+    def _points(self, seed: int, first: int, n: int, dimension: int) -> np.ndarray:
+        """Return `n` points of a sequence, (n, dimension)."""
         if self._sequence is None or self._sequence[0] != seed:
             self._sequence = seed, SobolSequence(dimension, seed)
-        return self._sequence[1].points(first, self.rows)
+        return self._sequence[1].points(first, n)

@@ -10,6 +10,7 @@ from pymc_vi_ext.upstream import sobol_direction_numbers
 
 _BITS = 30
 _PLACES = np.arange(_BITS)
+_HIGHEST_FIRST = _PLACES[::-1].astype(np.uint32)
 _SCALE = 2.0**-_BITS
 
 
@@ -44,17 +45,28 @@ class SobolSequence:
         scramble = np.tril(
             rng.integers(2, size=(dimension, _BITS, _BITS), dtype=np.uint32)
         ) | np.eye(_BITS, dtype=np.uint32)
-        self._directions = _scrambled(_directions(dimension), scramble)
+        columns = (scramble << _HIGHEST_FIRST[:, None]).sum(axis=1, dtype=np.uint32)
+        self._directions = _scrambled(_directions(dimension), columns)
 
     def points(self, first: int, n: int) -> np.ndarray:
         """Return `n` points in [0, 1), (n, dimension), from number `first` on."""
-        index = np.arange(first, first + n)
-        gray = index ^ (index >> 1)
-        found = np.broadcast_to(self._shift, (n, self._shift.size)).copy()
-        for place in range(int(index[-1]).bit_length()):
-            taken = ((gray >> place) & 1).astype(bool)
-            found[taken] ^= self._directions[place]
-        return found * _SCALE
+        size = 1 << (n - 1).bit_length()
+        begin = first - first % size
+        blocks = [self._block(start, size) for start in range(begin, first + n, size)]
+        return np.concatenate(blocks)[first - begin :][:n] * _SCALE
+
+    def _block(self, first: int, size: int) -> np.ndarray:
+        """Return the digits of `size` points, a power of two that divides `first`."""
+        # Point i is the sum of the directions of the bits of its Gray code, i ^ (i >> 1). That of
+        # the next 2^k numbers is that of the 2^k before in reverse order, and bit k.
+        found = np.empty((size, self._shift.size), np.uint32)
+        gray = first ^ (first >> 1)
+        bits = [place for place in range(gray.bit_length()) if gray >> place & 1]
+        found[0] = self._shift ^ np.bitwise_xor.reduce(self._directions[bits], axis=0)
+        for place in range(size.bit_length() - 1):
+            half = 1 << place
+            found[half : 2 * half] = found[half - 1 :: -1] ^ self._directions[place]
+        return found
 
 
 @lru_cache(maxsize=4)
@@ -76,11 +88,15 @@ def _directions(dimension: int) -> np.ndarray:
     return numbers << (_BITS - 1 - _PLACES).astype(np.uint32)[:, None]
 
 
-def _scrambled(directions: np.ndarray, matrices: np.ndarray) -> np.ndarray:
-    """Return direction numbers whose bits, highest first, a matrix of each axis multiplies."""
-    highest_first = _PLACES[::-1].astype(np.uint32)
-    bits = (directions[..., None] >> highest_first) & 1  # (bits, dimension, bits)
-    # Sums of at most 30 ones are exact in any order.
-    mixed = np.einsum("dpk,jdk->jdp", matrices, bits) & 1
-    scrambled: np.ndarray = (mixed << highest_first).sum(axis=-1, dtype=np.uint32)
+def _scrambled(directions: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return direction numbers that a matrix of bits has multiplied, one of each axis.
+
+    Parameters
+    ----------
+    directions : array of shape (bits, dimension)
+    columns : array of shape (dimension, bits)
+        Of the matrices, the bits of each as a number; that of the highest bit first.
+    """
+    bits = (directions[..., None] >> _HIGHEST_FIRST) & 1
+    scrambled: np.ndarray = np.bitwise_xor.reduce(bits * columns, axis=-1)
     return scrambled

@@ -88,6 +88,28 @@ def test_what_is_ready_is_made_again_from_the_state():
     np.testing.assert_array_equal(mine.get_value(), others.get_value())
 
 
+def test_fewer_points_are_those_of_more():
+    noise = fit_state().quasi_noise
+    noise.begin(5)
+    [table] = noise.tables
+    more = table.get_value()
+    noise.begin(5, 40)
+    np.testing.assert_array_equal(table.get_value()[:40], more[:40])
+    # What is not there is taken by nobody.
+    assert np.isnan(table.get_value()[40:]).all()
+
+
+def test_an_evaluation_in_the_middle_of_a_sequence_leaves_it():
+    state = fit_state()
+    state.quasi_noise.begin(5)
+    state.loop.run(10)
+    [table] = state.quasi_noise.tables
+    before = table.get_value()
+    state.mean_moves([flat_parameters(state.approx)], 40, [3])
+    np.testing.assert_array_equal(table.get_value(), before)
+    assert state.quasi_noise.place.get_value()[0] == 10
+
+
 def test_the_evaluation_leaves_the_fit_as_it_was():
     class Ask:
         every = 70
