@@ -90,6 +90,17 @@ def test_a_fit_is_what_it_is_alone(method):
         assert getattr(mapped.report, name) == getattr(alone.report, name)
 
 
+def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
+    def losses():
+        data = {"y": np.arange(6.0).reshape(2, 3)}
+        options = {"convergence": None, "random_seed": 1, "progressbar": False}
+        return vix.map(school(np.zeros(3)), 20, data=data, **options)[1].hist
+
+    known = losses()
+    monkeypatch.setattr("pymc_vi_ext.engine.jax_lanes._ONE_THREAD", {"xla_cpu_nobody_knows": ""})
+    np.testing.assert_array_equal(losses(), known)
+
+
 def test_data_by_name_and_a_fit_that_fails_alone():
     with pm.Model() as model:
         x = pm.Data("x", np.zeros(3))

@@ -30,6 +30,9 @@ from pymc_vi_ext.upstream import JAX_STATE, set_storage, storage
 SLICE = 64
 # Larger data of a lane stay on the device, where they are replaced one by one.
 _LARGEST_SENT = 4_096  # bytes
+# No thread for each sum over a lane's data, which is short: steps took half as long again with two,
+# and Python has something to do meanwhile.
+_ONE_THREAD = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 @dataclass
@@ -92,9 +95,10 @@ class JaxLanes:
                 for variable, own in zip(step.arrays, self._own, strict=True)
             ]
             self._constants = [jax.device_put(constant) for constant in step.constants]
-            self._run = jax.jit(partial(_side_by_side, step, program, self._own))
-            # No step: this call only compiles.
-            self._call(np.zeros(width, np.int32))
+            lowered = jax.jit(partial(_side_by_side, step, program, self._own)).lower(
+                self._state, self._data, self._constants, np.zeros(width, np.int32)
+            )
+            self._run = _compiled(lowered)
         self.compile_s = time.perf_counter() - started
 
     def twin(self) -> JaxLanes:
@@ -249,6 +253,14 @@ def _changed(variables: Sequence[SharedVariable], seen: list[Any]) -> dict[int, 
             seen[i] = now
             found[i] = numbers(variable)
     return found
+
+
+def _compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    try:
+        return lowered.compile(_ONE_THREAD)
+    except jax.errors.JaxRuntimeError:
+        # Another version of XLA, without the option.
+        return lowered.compile()
 
 
 def _in_lanes(value: np.ndarray, width: int) -> np.ndarray:

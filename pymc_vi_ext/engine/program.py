@@ -159,6 +159,8 @@ class StepProgram:
             if rng not in updates
         }
         self.updates = updates
+        # What :func:`numbers_computed` has found, which copies share.
+        self.counted: dict[bool, float] = {}
         self.check_bounds = check_bounds
         self.state = list(updates)
         self.data = [
@@ -331,6 +333,13 @@ def numbers_computed(program: StepProgram, *, in_loops: bool = False) -> float:
     >>> numbers_computed(StepProgram({x: x / 2})) >= 1_000
     True
     """
+    counted = program.counted
+    if in_loops not in counted:
+        counted[in_loops] = _numbers_computed(program, in_loops)
+    return counted[in_loops]
+
+
+def _numbers_computed(program: StepProgram, in_loops: bool) -> float:
     nodes = {v.owner for v in ancestors(program.outputs) if v.owner is not None}
     loops = [node for node in nodes if isinstance(node.op, Scan)]
     if (loops and not in_loops) or any(isinstance(node.op, Native) for node in nodes):

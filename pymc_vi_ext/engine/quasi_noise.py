@@ -15,7 +15,7 @@ from scipy.special import ndtri
 from pymc_vi_ext.engine.sobol import SobolSequence
 
 # Steps whose noise lies ready, at most and at least, and the numbers that these may be.
-_MOST_ROWS, _FEWEST_ROWS, _MOST_NUMBERS = 4_096, 256, 2**18
+_MOST_ROWS, _FEWEST_ROWS, _MOST_NUMBERS = 1_024, 256, 2**18
 # Tables that are kept, 2 MB each at most.
 _MOST_KEPT = 16
 # Half the distance of neighbouring points: none is at the edge, whose normal number is infinite.
