@@ -17,16 +17,18 @@ def test_import_loads_nothing_heavy(module):
     assert shown.strip() == "[]"
 
 
-def test_from_a_model_to_draws_nothing_is_loaded_that_only_draws():
-    code = """
+# Chains take ArviZ's statistics, and these scipy.stats.
+@pytest.mark.parametrize(("method", "more"), [("advi", ("scipy.stats",)), ("auto", ())])
+def test_from_a_model_to_draws_nothing_is_loaded_that_only_draws(method, more):
+    names = ("matplotlib", "plotly", "mlflow", "prefect", "numpyro.distributions", *more)
+    code = f"""
 import sys
 import pymc as pm, pymc_vi_ext as vix
-with pm.Model():
-    pm.Normal("x")
-    approx = vix.fit(method="auto", random_seed=1, progressbar=False)
+from pymc_vi_ext import zoo
+with zoo.build("gamma"):
+    approx = vix.fit(method={method!r}, random_seed=1, progressbar=False)
 vix.to_datatree(approx)
-names = ("matplotlib", "plotly", "mlflow", "prefect", "numpyro.distributions")
-print([m for m in names if m in sys.modules])
+print([m for m in {names!r} if m in sys.modules])
 import numpyro.distributions
 print(numpyro.distributions.Normal(0.0, 1.0).loc)
 """
