@@ -128,8 +128,7 @@ def draws_in_blocks(
         for done in range(0, draws, batch):
             found = dict(zip(names, sampler(min(batch, draws - done)), strict=True))
             points = found.pop("points")
-            given = found.keys() & {"lp", "log_q"}
-            statistics = {name: found.pop(name) for name in sorted(given)}
+            statistics = {name: found.pop(name) for name in ("lp", "log_q") if name in found}
             yield Drawn(points, _without_prefix(found), statistics)
 
 
