@@ -45,6 +45,7 @@ _NUMBERS_PER_BATCH = 4_000_000
 _AFFORDABLE, FEWEST_DRAWS = 1_000_000_000, 200
 
 Sampler = Callable[..., list[np.ndarray]]
+_STATISTICS: Sequence[str] = ("lp", "log_q")
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def draws_in_blocks(
         for done in range(0, draws, batch):
             found = dict(zip(names, sampler(min(batch, draws - done)), strict=True))
             points = found.pop("points")
-            statistics = {name: found.pop(name) for name in ("lp", "log_q") if name in found}
+            statistics = {name: found.pop(name) for name in _STATISTICS if name in found}
             yield Drawn(points, _without_prefix(found), statistics)
 
 
