@@ -140,7 +140,9 @@ def prepare_draws(approx: Approximation) -> None:
     ----------
     approx : Approximation
     """
-    if not (has_minibatches(approx.model) or has_scan(approx.model.basic_RVs)):
+    model = approx.model
+    drawn = [*model.basic_RVs, *model.potentials, *model.deterministics]
+    if not (has_minibatches(model) or has_scan(drawn)):
         _sampler_of(approx, with_density=True)
 
 

@@ -87,7 +87,20 @@ def test_draws_are_ready_when_a_fit_ends_and_the_fit_is_the_same(monkeypatch):
     xr.testing.assert_equal(trees[0].posterior, trees[1].posterior)
 
 
-def test_a_model_whose_draws_take_a_compiler_is_left_alone():
+def likelihood(path):
+    pm.Normal("y", path, 1.0, observed=np.zeros(3))
+
+
+def potential(path):
+    pm.Potential("y", -(path**2).sum())
+
+
+def deterministic(path):
+    pm.Deterministic("y", path)
+
+
+@pytest.mark.parametrize("use", [likelihood, potential, deterministic])
+def test_a_model_whose_draws_take_a_compiler_is_left_alone(use):
     with pm.Model() as model:
         rho = pm.Beta("rho", 2.0, 2.0)
         path = pytensor.scan(
@@ -97,6 +110,6 @@ def test_a_model_whose_draws_take_a_compiler_is_left_alone():
             n_steps=3,
             return_updates=False,
         )
-        pm.Normal("y", path, 1.0, observed=np.zeros(3))
+        use(path)
     approx = vix.fit(5, model=model, convergence=None, random_seed=1, progressbar=False)
     assert "datatree_sampler" not in vars(approx)
