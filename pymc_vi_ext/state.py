@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,7 +106,7 @@ class FitState:
         generators = [variable.get_value() for variable in self.program.rngs]
         return int(generators[0].integers(2**31)) if generators else 0
 
-    @cached_property
+    @property
     def work(self) -> float:
         """About how many numbers a step computes; infinite with a loop inside."""
         program = self.program

@@ -111,9 +111,10 @@ _HARD = (np.float64(1001), np.float64(2))
 
 def _hard(x: np.ndarray) -> np.ndarray:
     a, b = _HARD
+    x = np.asarray(x)
     with np.errstate(invalid="ignore"):  # outside
-        inside = xlogy(a - 1, x) + xlog1py(b - 1, np.negative(x)) - betaln(a, b)
-    return np.where((np.asarray(x) >= 0) & (np.asarray(x) <= 1), inside, -np.inf)
+        inside = xlogy(a - 1, x) + xlog1py(b - 1, -x) - betaln(a, b)
+    return np.where((x >= 0) & (x <= 1), inside, -np.inf)
 
 
 def _hard_logit(y: np.ndarray) -> np.ndarray:
